@@ -1,0 +1,137 @@
+"""`training-exporter inbox`: a local server that takes Slack webhooks and mail and shows both on one page.
+
+Alerts go here when nobody has given a Slack or mail address: compose, demo and tests use it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from aiosmtpd.controller import Controller
+from cheroot import wsgi
+
+from training_exporter import ports
+from training_exporter.stack import files, smtp
+from training_exporter.stack.errors import StackError
+from training_exporter.stack.messages import MAX_MESSAGE_BYTES, Message, Store
+from training_exporter.stack.servers import port_is_free
+from training_exporter.stack.web import App
+
+# A client that is slower than this, or whose headers are larger, is no Alertmanager.
+CLIENT_SECONDS = 10
+MAX_HEADER_BYTES = 16 * 1024
+
+
+class Inbox:
+    """Both servers, each in threads of this process, from `start()` to `close()`; also a context.
+
+    `port` and `smtp_port` are demanded: StackError where one is taken. `data`: JSON lines that keep the messages over
+    a restart. `on_message` is called by a server thread for each new message and must not raise.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = ports.INBOX_HTTP,
+        smtp_port: int = ports.INBOX_SMTP,
+        *,
+        runbooks: Path | None = None,
+        data: Path | None = None,
+        on_message: Callable[[Message], None] | None = None,
+    ) -> None:
+        self.host, self.port, self.smtp_port = host, port, smtp_port
+        self.store = Store(path=data, on_message=on_message)
+        self._http = wsgi.Server((host, port), App(self.store, runbooks), numthreads=4, timeout=CLIENT_SECONDS)
+        self._http.max_request_body_size = MAX_MESSAGE_BYTES
+        self._http.max_request_header_size = MAX_HEADER_BYTES
+        self._thread: threading.Thread | None = None
+        self._smtp: Controller | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def start(self) -> Inbox:
+        """Listen on both ports. Raises StackError where one is taken."""
+        if not port_is_free(self.port, self.host):
+            raise StackError(f"port {self.port} on {self.host} is in use, or not permitted; choose another with --port")
+        self._smtp = smtp.start(self.store, self.host, self.smtp_port)
+        try:
+            self._http.prepare()
+        except OSError as error:
+            self.close()
+            raise StackError(f"port {self.port} on {self.host}: {error}; choose another with --port") from None
+        self._thread = threading.Thread(target=self._http.serve, name="inbox-http", daemon=True)
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._http.stop()
+            self._thread.join()
+            self._thread = None
+        if self._smtp is not None:
+            self._smtp.stop()
+            self._smtp = None
+
+    def __enter__(self) -> Inbox:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def describe(message: Message) -> str:
+    """One line for a terminal: when, by which way, what. Control characters of a stranger's text are dropped."""
+    time = datetime.fromtimestamp(message.received).strftime("%H:%M:%S")
+    title = "".join(character for character in message.title if character.isprintable())
+    return f"{time}  {'Slack ' if message.channel == 'slack' else 'e-mail'}  {title[:200]}"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "inbox",
+        help="show Slack-format webhooks and mail on one local page",
+        description="A local server that takes Slack-format webhooks (POST /slack) and mail (SMTP) and shows both on "
+        "one web page, newest first. It sends nothing on.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=int, default=ports.INBOX_HTTP, help="HTTP port (default %(default)s)")
+    parser.add_argument("--smtp-port", type=int, default=ports.INBOX_SMTP, help="SMTP port (default %(default)s)")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="keep messages over a restart in this file")
+    parser.add_argument("--runbooks", type=Path, metavar="DIR", help="runbooks to show (default: the shipped ones)")
+    parser.add_argument("--quiet", action="store_true", help="do not print each message as it arrives")
+    parser.set_defaults(main=main)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM. Returns the exit status: 0, or 2 after a message about wrong input."""
+    try:
+        runbooks = arguments.runbooks or files.folder("alerts") / "runbooks"
+        inbox = Inbox(
+            arguments.host,
+            arguments.port,
+            arguments.smtp_port,
+            runbooks=runbooks,
+            data=arguments.data,
+            on_message=None if arguments.quiet else lambda message: print(describe(message), flush=True),
+        ).start()
+    except StackError as error:
+        print(f"training-exporter inbox: {error}", file=sys.stderr)
+        return 2
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    print(f"inbox: {inbox.url} (Slack webhooks: {inbox.url}/slack, SMTP: {inbox.host}:{inbox.smtp_port})", flush=True)
+    ended.wait()
+    inbox.close()
+    return 0
