@@ -1,0 +1,135 @@
+"""`training-exporter gpu`: the GPUs of this machine alone, for where no training runs in the same process."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from training_exporter import ports
+from training_exporter._version import __version__
+from training_exporter.gpu import replay
+from training_exporter.gpu.collector import open_gpu_collector
+from training_exporter.gpu.containers import ContainerNames
+from training_exporter.gpu.raw import NvmlError, Pynvml
+from training_exporter.gpu.record import record
+from training_exporter.sinks.collectors import registry_of
+from training_exporter.sinks.server import MetricsApp, MetricsServer, PortTaken
+from training_exporter.targets import TARGETS_DIR_VARIABLE, TargetRegistration, targets_dir
+
+BAD_INPUT = 2
+NO_GPU = 1
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command `gpu`; the parsed arguments carry the function to run as `run`."""
+    parser = subparsers.add_parser(
+        "gpu",
+        help="serve the figures of this machine's NVIDIA GPUs",
+        description="Serves the figures of this machine's NVIDIA GPUs. Exit status: 0 ended by a signal, 1 no driver "
+        "or no GPU, 2 wrong input.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, help=f"port to listen on; without it {ports.GPU_METRICS} or the next free one"
+    )
+    parser.add_argument(
+        "--targets-dir", type=Path, metavar="DIR",
+        help=f"announce the address to Prometheus in this directory (default: ${TARGETS_DIR_VARIABLE})",
+    )  # fmt: skip
+    parser.add_argument("--no-processes", action="store_true", help="do not show which processes hold GPU memory")
+    parser.add_argument("--docker", action="store_true", help="name the containers of these processes, through Docker")
+    source = parser.add_mutually_exclusive_group()
+    captures = ", ".join(replay.shipped())
+    source.add_argument("--replay", metavar="FILE", help=f"serve a capture, not a driver: a file, or one of {captures}")
+    source.add_argument("--record", metavar="FILE", type=Path, help="record a capture of the driver, then end")
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="length of the capture (default: %(default)g)")
+    parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 86_400:
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: a number of seconds above 0, at most 86400")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    if arguments.record is not None:
+        return _record(arguments.record, arguments.seconds)
+    nvml = None
+    if arguments.replay is not None:
+        try:
+            capture = replay.load(replay.find(arguments.replay))
+        except replay.CaptureError as error:
+            return _fail(str(error), BAD_INPUT)
+        print(f"replaying {arguments.replay}: {capture.source}", file=sys.stderr, flush=True)
+        nvml = replay.ReplayNvml(capture)
+    elif arguments.docker and not _has_docker():
+        return _fail("--docker needs the Python package docker: install training-exporter[containers]", BAD_INPUT)
+    collector = open_gpu_collector(
+        nvml=nvml,
+        processes=not arguments.no_processes,
+        # The process ids of a capture are not this machine's.
+        containers=ContainerNames() if arguments.docker and nvml is None else None,
+    )
+    if collector is None:
+        return _fail("no NVIDIA driver or no GPU on this machine (the reason is above); nothing to serve", NO_GPU)
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    title = f"training-exporter {__version__}: GPUs of {socket.gethostname()}" + (replay.REPLAYED if nvml else "")
+    app = MetricsApp(registry_of([("gpu", collector)]), lambda: title)
+    try:
+        server = MetricsServer(app, host=arguments.host, port=arguments.port, preferred_port=ports.GPU_METRICS)
+    except PortTaken as error:
+        return _fail(str(error), BAD_INPUT)
+    directory = targets_dir(arguments.targets_dir)
+    target = None
+    try:
+        if directory is not None:
+            target = TargetRegistration(directory, f"gpu-{socket.gethostname()}", arguments.host, server.port)
+            target.open()
+        print(f"GPU metrics at {server.url}", flush=True)
+        stop.wait()
+    except OSError as error:
+        return _fail(f"{directory}: cannot announce the address: {error.strerror}", BAD_INPUT)
+    finally:
+        if target is not None:
+            target.close()
+        server.stop()
+        collector.close()
+    return 0
+
+
+def _record(path: Path, seconds: float) -> int:
+    try:
+        frames = record(Pynvml(), path, seconds=seconds)
+    except NvmlError as error:
+        return _fail(f"nothing to record: {error}", NO_GPU)
+    except OSError as error:
+        return _fail(f"{path}: cannot write: {error.strerror}", BAD_INPUT)
+    print(f"wrote {frames} frames to {path}")
+    return 0
+
+
+def _has_docker() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("docker") is not None
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"training-exporter gpu: {message}", file=sys.stderr)
+    return status
