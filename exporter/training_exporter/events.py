@@ -1,0 +1,231 @@
+"""What can happen in a run, as plain values.
+
+An event states a fact at a time; it never says whether the fact is good or bad. The same events come from a live
+Hugging Face `Trainer`, from a journal on disk and from other records of past runs, and feed one `RunState`.
+
+All times are Unix seconds, all durations seconds, all losses natural-log cross-entropy per token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+#: Phases of a run, in the order of a normal life; the last three are final.
+STATES = ("starting", "training", "evaluating", "saving", "completed", "failed", "interrupted")
+FINAL_STATES = STATES[-3:]
+ACTIVE_STATES = STATES[:-3]
+
+
+class InvalidEvent(ValueError):
+    """A record that is no event: names the key, what was found and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened in a run at `time` (Unix seconds)."""
+
+    kind: ClassVar[str]
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """The process took up the run; `step` > 0 when it resumes from a checkpoint.
+
+    `settings` are the run's own settings as `llm_training_run_info` and the alerts' messages show them.
+    The learning-rate schedule is Hugging Face's `lr_scheduler_type` with `warmup_steps` (0 when it has none).
+    """
+
+    kind: ClassVar[str] = "run_started"
+    run: str
+    max_steps: int | None = None
+    num_epochs: float | None = None
+    step: int = 0
+    tokens: int = 0
+    logging_steps: int = 1
+    peak_learning_rate: float | None = None
+    lr_scheduler: str | None = None
+    warmup_steps: int = 0
+    vocabulary_size: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEnded(Event):
+    """One optimizer step is done. `tokens` are the non-padding tokens of the step over the whole job.
+
+    `duration_seconds` runs from asking for the step's data to its end; `data_wait_seconds` is the part of it that
+    went into waiting for the data.
+    """
+
+    kind: ClassVar[str] = "step_ended"
+    step: int
+    epoch: float | None = None
+    tokens: int | None = None
+    duration_seconds: float | None = None
+    data_wait_seconds: float | None = None
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossLogged(Event):
+    """The training loss of `step`, or its mean over the `steps` optimizer steps that end there.
+
+    `tokens` are given here, and not in `StepEnded`, when they could only be counted on the device.
+    """
+
+    kind: ClassVar[str] = "loss_logged"
+    step: int
+    loss: float
+    steps: int = 1
+    epoch: float | None = None
+    gradient_norm: float | None = None
+    learning_rate: float | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated(Event):
+    """An evaluation gave the validation loss at `step`."""
+
+    kind: ClassVar[str] = "evaluated"
+    step: int
+    loss: float
+    epoch: float | None = None
+    runtime_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseChanged(Event):
+    """The run went over to another active state (`training`, `evaluating`, `saving`)."""
+
+    kind: ClassVar[str] = "phase_changed"
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A checkpoint of `step` is complete on disk."""
+
+    kind: ClassVar[str] = "checkpoint_saved"
+    step: int
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfMemory(Event):
+    """An allocation failed at `step`; `message` is the allocator's own."""
+
+    kind: ClassVar[str] = "out_of_memory"
+    step: int
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInjected(Event):
+    """A person made a fault happen on purpose (`trading-llm train --inject`): kept so that delays can be measured."""
+
+    kind: ClassVar[str] = "fault_injected"
+    sign: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded(Event):
+    """The run is over: `completed`, `failed` or `interrupted`, with the reason in one line."""
+
+    kind: ClassVar[str] = "run_ended"
+    state: str
+    reason: str = ""
+
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    cls.kind: cls
+    for cls in (
+        RunStarted,
+        StepEnded,
+        LossLogged,
+        Evaluated,
+        PhaseChanged,
+        CheckpointSaved,
+        OutOfMemory,
+        FaultInjected,
+        RunEnded,
+    )
+}
+
+
+_FIELDS = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in EVENT_TYPES.values()}
+
+
+def to_record(event: Event) -> dict[str, Any]:
+    """The event as a JSON-ready mapping; absent values are left out, non-finite numbers become strings.
+
+    JSON has no NaN: "NaN", "Infinity" and "-Infinity" stand for it, as in protobuf's JSON mapping.
+    """
+    record: dict[str, Any] = {"event": event.kind}
+    for name in _FIELDS[type(event)]:
+        value = getattr(event, name)
+        if value is None:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            value = "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+        record[name] = value
+    return record
+
+
+_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def from_record(record: object) -> Event:
+    """The event that `to_record` wrote.
+
+    Raises InvalidEvent for anything else. Keys that this version does not know are ignored, so that an older
+    reader understands a newer journal.
+    """
+    if not isinstance(record, dict):
+        raise InvalidEvent(f"expected an object, found {type(record).__name__}")
+    kind = record.get("event")
+    cls = EVENT_TYPES.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise InvalidEvent(f"key 'event': found {kind!r}, allowed: {', '.join(EVENT_TYPES)}")
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        if f.name in record:
+            values[f.name] = _checked(f.name, str(f.type), record[f.name])
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise InvalidEvent(f"event {kind!r}: key {f.name!r} is missing")
+    allowed = {RunEnded: FINAL_STATES, PhaseChanged: ACTIVE_STATES}.get(cls)
+    if allowed and values["state"] not in allowed:
+        raise InvalidEvent(f"key 'state': found {values['state']!r}, allowed: {', '.join(allowed)}")
+    return cls(**values)
+
+
+def _checked(name: str, annotation: str, value: Any) -> Any:
+    """`value` if it fits the field's annotation, else InvalidEvent."""
+    if annotation.startswith("Mapping"):
+        if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
+            return value
+        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: an object of strings")
+    if value is None and annotation.endswith("None"):
+        return None
+    if annotation.startswith("str"):
+        if isinstance(value, str):
+            return value
+        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: a string")
+    if annotation.startswith("int"):
+        # Bounded as Prometheus' float64 is exact, and so that a foreign file cannot bring a number of a million digits.
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53:
+            return value
+        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: an integer")
+    if isinstance(value, str) and value in _NUMBERS:
+        value = _NUMBERS[value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if name == "time" and not 0 <= value < 1e11:
+            raise InvalidEvent(f"key 'time': found {value!r}, allowed: Unix seconds")
+        return float(value)
+    raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: a number")

@@ -1,0 +1,284 @@
+"""The one table of metric families: name, type, unit, labels, help text, and how each reads its source.
+
+Everything that needs a metric's name derives it from here: `/metrics`, `docs/metrics.md`, the checks of the alert
+rules and of the dashboards. A family reads plain values; it never computes what belongs into the run state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+from prometheus_client import Metric
+
+from training_exporter._version import __version__
+from training_exporter.events import STATES
+from training_exporter.signals import LossSignals
+from training_exporter.state import Histogram, RunState
+
+Source = TypeVar("Source")
+MetricType = Literal["gauge", "counter", "info", "histogram", "summary"]
+
+#: What `read` may return: nothing known yet, one value, values by label values, a histogram, or (sum, count).
+Reading = float | None | Mapping[tuple[str, ...], float] | Histogram | tuple[float, int]
+
+
+@dataclass(frozen=True)
+class Family(Generic[Source]):
+    """One metric family. `labels` are those beside the ones that the source adds to every sample (`run`)."""
+
+    name: str
+    type: MetricType
+    help: str
+    read: Callable[[Source], Reading]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def sample_names(self) -> tuple[str, ...]:
+        """Names of the series, as a query spells them."""
+        if self.type == "histogram":
+            return tuple(self.name + suffix for suffix in ("_bucket", "_sum", "_count"))
+        if self.type == "summary":
+            return (self.name + "_sum", self.name + "_count")
+        return (self.name,)
+
+    def collect(self, source: Source, common: Mapping[str, str]) -> Metric | None:
+        """The family's samples with the labels `common` on each, or None when nothing is known."""
+        reading = self.read(source)
+        if reading is None:
+            return None
+        # prometheus_client keeps counters and infos under the name without their suffix.
+        metric = Metric(self.name.removesuffix("_total" if self.type == "counter" else "_info"), self.help, self.type)
+        if isinstance(reading, Histogram):
+            if reading.count == 0:
+                return None
+            seen = 0
+            for bound, count in zip((*map(str, reading.bounds), "+Inf"), reading.counts, strict=True):
+                seen += count
+                metric.add_sample(self.name + "_bucket", {**common, "le": bound}, seen)
+            metric.add_sample(self.name + "_sum", dict(common), reading.sum)
+            metric.add_sample(self.name + "_count", dict(common), seen)
+        elif isinstance(reading, tuple):
+            total, count = reading
+            metric.add_sample(self.name + "_sum", dict(common), total)
+            metric.add_sample(self.name + "_count", dict(common), count)
+        elif isinstance(reading, Mapping):
+            for values, value in reading.items():
+                metric.add_sample(self.name, {**common, **dict(zip(self.labels, values, strict=True))}, value)
+        else:
+            metric.add_sample(self.name, dict(common), reading)
+        return metric if metric.samples else None
+
+
+def collect(families: Sequence[Family[Source]], source: Source, common: Mapping[str, str]) -> Iterator[Metric]:
+    """All families of a table that have something to say about `source`."""
+    for family in families:
+        metric = family.collect(source, common)
+        if metric is not None:
+            yield metric
+
+
+#: Keys of `RunStarted.settings` that `llm_training_run_info` shows; others stay in the journal.
+SETTINGS = (
+    "base_model",
+    "dataset",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler",
+    "lora_r",
+    "quantization",
+    "num_epochs",
+    "git_commit",
+)
+
+_MAX_LABEL = 200  # characters: a setting is free text, and Prometheus keeps it in memory for every series
+
+
+def _run_info(s: RunState) -> Reading:
+    return {tuple(str(s.settings.get(key, ""))[:_MAX_LABEL] for key in SETTINGS): 1.0} if s.run is not None else None
+
+
+def _state(s: RunState) -> Reading:
+    return {(state,): float(s.state == state) for state in STATES} if s.state is not None else None
+
+
+def _observed_loss(s: RunState) -> Reading:
+    return (s.observed_loss_sum, s.observed_loss_count) if s.observed_loss_count else None
+
+
+def _signal(read: Callable[[LossSignals], float | None]) -> Callable[[RunState], Reading]:
+    return lambda s: read(s.signals) if s.signals is not None else None
+
+
+def _counted(read: Callable[[RunState], int]) -> Callable[[RunState], Reading]:
+    """A counter of the run: 0 from the start, so that its first increase is seen."""
+    return lambda s: read(s) if s.run is not None else None
+
+
+RUN_FAMILIES: tuple[Family[RunState], ...] = (
+    # What it is
+    Family("llm_training_run_info", "info", "Settings of the run; the value is always 1.", _run_info, SETTINGS),
+    Family("llm_training_state", "gauge", "1 for the state that the run is in, 0 for the others.", _state, ("state",)),
+    # Where it stands
+    Family(
+        "llm_training_steps_total", "counter", "Optimizer steps done, those before a resume included.", lambda s: s.step
+    ),
+    Family("llm_training_max_steps", "gauge", "Optimizer steps that the run will make.", lambda s: s.max_steps),
+    Family("llm_training_epoch", "gauge", "Epochs done, as a fraction.", lambda s: s.epoch),
+    Family("llm_training_num_epochs", "gauge", "Epochs that the run will make.", lambda s: s.num_epochs),
+    Family(
+        "llm_training_progress_ratio", "gauge", "Share of the steps that is done, 0 to 1.", lambda s: s.progress_ratio
+    ),
+    Family(
+        "llm_training_remaining_seconds",
+        "gauge",
+        "Time left at the pace so far; as of the last step.",
+        lambda s: s.remaining_seconds,
+    ),
+    Family(
+        "llm_training_start_timestamp_seconds",
+        "gauge",
+        "When the run started, in Unix seconds.",
+        lambda s: s.start_time,
+    ),
+    Family(
+        "llm_training_last_step_timestamp_seconds",
+        "gauge",
+        "When the last optimizer step ended, in Unix seconds.",
+        lambda s: s.last_step_time,
+    ),
+    Family("llm_training_end_timestamp_seconds", "gauge", "When the run ended, in Unix seconds.", lambda s: s.end_time),
+    # How it learns
+    Family(
+        "llm_training_loss", "gauge", "Training loss, last value logged (natural log, per token).", lambda s: s.loss
+    ),
+    Family("llm_training_perplexity", "gauge", "Exponential of the training loss last logged.", lambda s: s.perplexity),
+    Family(
+        "llm_training_observed_loss",
+        "summary",
+        "Every finite training loss logged: rate(sum)/rate(count) is its exact mean over any window.",
+        _observed_loss,
+    ),
+    Family(
+        "llm_training_validation_loss", "gauge", "Validation loss of the last evaluation.", lambda s: s.validation_loss
+    ),
+    Family(
+        "llm_training_validation_perplexity",
+        "gauge",
+        "Exponential of the last validation loss.",
+        lambda s: s.validation_perplexity,
+    ),
+    Family(
+        "llm_training_best_validation_loss", "gauge", "Lowest validation loss so far.", lambda s: s.best_validation_loss
+    ),
+    Family(
+        "llm_training_learning_rate", "gauge", "Learning rate of the last optimizer step.", lambda s: s.learning_rate
+    ),
+    Family(
+        "llm_training_expected_learning_rate",
+        "gauge",
+        "Learning rate that the configured schedule gives for the last optimizer step.",
+        lambda s: s.expected_learning_rate,
+    ),
+    Family(
+        "llm_training_gradient_norm",
+        "gauge",
+        "Norm of the gradient before clipping, last value logged.",
+        lambda s: s.gradient_norm,
+    ),
+    # How fast it goes
+    Family("llm_training_tokens_total", "counter", "Non-padding tokens trained on.", lambda s: s.tokens),
+    Family(
+        "llm_training_tokens_per_second",
+        "gauge",
+        "Non-padding tokens per second of step time, over the last 20 optimizer steps.",
+        lambda s: s.tokens_per_second,
+    ),
+    Family(
+        "llm_training_step_duration_seconds",
+        "histogram",
+        "Time of an optimizer step, waiting for data included.",
+        lambda s: s.step_duration,
+    ),
+    Family(
+        "llm_training_data_wait_seconds_total",
+        "counter",
+        "Time for which steps waited for the data loader.",
+        lambda s: s.data_wait_seconds,
+    ),
+    # What happened
+    Family(
+        "llm_training_nonfinite_total",
+        "counter",
+        "NaN or infinite values seen, by what they were.",
+        lambda s: {(k,): float(v) for k, v in s.nonfinite.items()} if s.run is not None else None,
+        ("kind",),
+    ),
+    Family(
+        "llm_training_out_of_memory_total", "counter", "Allocations that failed.", _counted(lambda s: s.out_of_memory)
+    ),
+    Family("llm_training_checkpoints_total", "counter", "Checkpoints saved.", _counted(lambda s: s.checkpoints)),
+    Family("llm_training_evaluations_total", "counter", "Evaluations done.", _counted(lambda s: s.evaluations)),
+    # Signals: statistics over steps, for the rules
+    Family(
+        "llm_training_loss_smoothed",
+        "gauge",
+        "Bias-corrected exponential mean of the training loss.",
+        _signal(lambda g: g.smoothed),
+    ),
+    Family("llm_training_loss_best", "gauge", "Lowest smoothed training loss so far.", _signal(lambda g: g.best)),
+    Family(
+        "llm_training_loss_initial",
+        "gauge",
+        "Mean of the first training losses of the run.",
+        _signal(lambda g: g.initial),
+    ),
+    Family(
+        "llm_training_loss_rise_ratio",
+        "gauge",
+        "How far the smoothed loss has stayed above its best: the least excess of the last few points.",
+        _signal(lambda g: g.rise_ratio),
+    ),
+    Family(
+        "llm_training_loss_improvement_ratio",
+        "gauge",
+        "Share of the initial loss that training has removed; negative when the loss is higher.",
+        _signal(lambda g: g.improvement_ratio),
+    ),
+)
+
+
+class MonitorFigures(Protocol):
+    """What the exporter says about itself; `Monitor` has it."""
+
+    @property
+    def errors(self) -> Mapping[str, int]: ...
+
+    @property
+    def dropped_events(self) -> int: ...
+
+
+MONITOR_FAMILIES: tuple[Family[MonitorFigures], ...] = (
+    Family(
+        "training_exporter_build_info",
+        "info",
+        "Version of the exporter; the value is always 1.",
+        lambda m: {(__version__,): 1.0},
+        ("version",),
+    ),
+    Family(
+        "training_exporter_callback_errors_total",
+        "counter",
+        "Errors of the monitoring that were kept from the training, by where they arose.",
+        lambda m: {(hook,): float(n) for hook, n in m.errors.items()},
+        ("hook",),
+    ),
+    Family(
+        "training_exporter_journal_dropped_events_total",
+        "counter",
+        "Events that could not be written to the journal.",
+        lambda m: m.dropped_events,
+    ),
+)

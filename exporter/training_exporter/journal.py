@@ -1,0 +1,162 @@
+"""The journal: every event of a run appended as one JSON line to `<output_dir>/journal.jsonl`.
+
+It is what survives a crash. Writing happens on a thread of its own, so that a slow or full disk never reaches the
+training loop; each event is handed to the kernel as soon as it comes, so that a kill -9 loses none that was logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from training_exporter.events import Event, InvalidEvent, RunStarted, from_record, to_record
+
+JOURNAL_NAME = "journal.jsonl"
+
+#: Events that may wait for the disk before further ones are dropped (and counted): about 4 MB of memory.
+QUEUE_LIMIT = 20_000
+
+log = logging.getLogger(__name__)
+
+
+class JournalError(ValueError):
+    """A file that is no journal; the message names the file, the line and what was found."""
+
+
+@dataclass
+class Skipped:
+    """Lines that `read` passed over: (line number, what is wrong with it)."""
+
+    lines: list[tuple[int, str]] = field(default_factory=list)
+
+    _KEEP = 20
+
+    def add(self, number: int, what: str) -> None:
+        if len(self.lines) < self._KEEP:
+            self.lines.append((number, what))
+
+
+def read(path: Path, skipped: Skipped | None = None) -> Iterator[Event]:
+    """The events of a journal, in order.
+
+    A line that is torn (the process or the disk died while it was written) is passed over and noted in `skipped`.
+    Raises JournalError when the file's first line is no event, so that a foreign file is not taken for a journal.
+    """
+    known = False
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    event = from_record(json.loads(line))
+                except (ValueError, RecursionError) as error:
+                    what = str(error) if isinstance(error, InvalidEvent) else f"not JSON: {line[:60]!r}"
+                    if not known:
+                        raise JournalError(f"{path}: line {number}: no event of a journal: {what}") from None
+                    if skipped is not None:
+                        skipped.add(number, what)
+                    continue
+                known = True
+                yield event
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def last_run(path: Path) -> str | None:
+    """Name of the run that wrote the journal last, or None when there is no journal to read."""
+    name = None
+    with contextlib.suppress(JournalError):
+        for event in read(path):
+            if isinstance(event, RunStarted):
+                name = event.run
+    return name
+
+
+def make_room(path: Path, run: str) -> None:
+    """Set the journal of another run aside as `journal.<run>.jsonl`: one file holds one run; none is overwritten."""
+    previous = last_run(path)
+    if not path.exists() or previous == run:
+        return
+    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in previous or "unreadable")[:100]
+    target, number = path.with_name(f"journal.{stem}.jsonl"), 2
+    while target.exists():
+        target, number = path.with_name(f"journal.{stem}.{number}.jsonl"), number + 1
+    path.rename(target)
+
+
+class JournalWriter:
+    """Appends events to a journal file from a thread of its own.
+
+    `put` never blocks and never raises. When the disk refuses, `on_problem` hears of it once, and writing is tried
+    again with the next event; what could not be written is counted in `dropped`.
+    """
+
+    def __init__(self, path: Path, on_problem: Callable[[str], None] = log.warning) -> None:
+        self.path = path
+        self.dropped = 0
+        self._on_problem = on_problem
+        self._complained = False
+        self._torn = False
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._file: int | None = None
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def put(self, event: Event) -> None:
+        if self._queue.qsize() < QUEUE_LIMIT:
+            self._queue.put(event)
+        else:
+            self.dropped += 1
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Write what is waiting, for at most `timeout` seconds."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (event := self._queue.get()) is not None:
+            try:
+                # One write for all that has come meanwhile.
+                batch, more = [event], True
+                while more and len(batch) < 1000:
+                    try:
+                        following = self._queue.get_nowait()
+                    except queue.Empty:
+                        break
+                    more = following is not None
+                    if following is not None:
+                        batch.append(following)
+                self._write(batch)
+                if not more:
+                    break
+            except Exception as error:
+                self.dropped += len(batch)
+                if not self._complained:
+                    self._complained = True
+                    self._on_problem(f"journal {self.path}: cannot be written: {error}; trying again with each event")
+        if self._file is not None:
+            os.close(self._file)
+
+    def _write(self, batch: list[Event]) -> None:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            size = os.fstat(self._file).st_size
+            self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+        data = "".join(json.dumps(to_record(event), allow_nan=False) + "\n" for event in batch).encode()
+        if self._torn:
+            data = b"\n" + data
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._file, data[written:])
+        finally:
+            self._torn = 0 < written < len(data) or (written == 0 and self._torn)

@@ -1,0 +1,193 @@
+"""One run under watch: takes events, keeps the state, writes the journal, serves `/metrics`.
+
+`emit` is what a training loop calls. It takes microseconds, raises nothing and waits for nobody.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from prometheus_client import Metric
+
+from training_exporter import ports
+from training_exporter._version import __version__
+from training_exporter.events import FINAL_STATES, Event, RunEnded
+from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES, collect
+from training_exporter.journal import JOURNAL_NAME, JournalWriter, make_room
+from training_exporter.sinks.collectors import Collect, registry_of
+from training_exporter.sinks.server import MetricsApp, MetricsServer
+from training_exporter.state import RunState
+from training_exporter.targets import TargetRegistration, targets_dir
+
+log = logging.getLogger(__name__)
+
+#: Called with each event after the state has taken it. An error is logged once and counted, never passed on.
+Sink = Callable[[Event, RunState], None]
+
+#: Nobody scrapes less often: after so long without a scrape nobody is listening, and the end waits for nobody.
+LISTENER_SECONDS = 120.0
+
+
+def run_name(output_dir: str | os.PathLike[str] | None, now: float | None = None) -> str:
+    """A name that no other run has: the output directory's and the time of the start (UTC)."""
+    stem = re.sub(r"\s+", "-", Path(output_dir).resolve().name) if output_dir else "run"
+    return f"{stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}"
+
+
+class Monitor:
+    """Watches one run.
+
+    `run` is the label that all its series carry. With `output_dir` every event goes to `<output_dir>/journal.jsonl`.
+    `port` None serves on the usual port or the next free one, a number demands that port (PortTaken when it is not to
+    be had), 0 takes any; `serve=False` serves none. `targets_dir` (or TRAINING_EXPORTER_TARGETS_DIR) announces the
+    address to Prometheus. `linger_seconds` bounds how long `close` waits for the last scrapes.
+    """
+
+    def __init__(
+        self,
+        run: str | None = None,
+        *,
+        output_dir: str | os.PathLike[str] | None = None,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        serve: bool = True,
+        gpu: bool = True,
+        linger_seconds: float = 30.0,
+        targets_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.run = run or run_name(output_dir)
+        self.state = RunState()
+        self.errors: Counter[str] = Counter()
+        self.linger_seconds = linger_seconds
+        self.gpu: Collect | None = None
+        self._lock = threading.Lock()
+        self._sinks: list[tuple[str, Sink]] = []
+        self._closed = False
+        self._journal: JournalWriter | None = None
+        self._registration: TargetRegistration | None = None
+        self.server: MetricsServer | None = None
+
+        sources: list[tuple[str, Collect]] = [("run", self._collect_run), ("exporter", self._collect_exporter)]
+        if gpu:
+            with self.guard("gpu"):
+                from training_exporter.gpu import open_gpu_collector
+
+                self.gpu = open_gpu_collector()
+                if self.gpu is not None:
+                    sources.append(("gpu", self.gpu))
+        if serve:
+            app = MetricsApp(registry_of(sources), lambda: f"training-exporter {__version__}: run {self.run}")
+            self.server = MetricsServer(app, host=host, port=port, preferred_port=ports.RUN_METRICS)
+            self._announce(targets_dir, host)
+        if output_dir is not None:
+            with self.guard("journal"):
+                path = Path(output_dir) / JOURNAL_NAME
+                make_room(path, self.run)
+                self._journal = JournalWriter(path)
+        atexit.register(self.close)
+
+    @property
+    def url(self) -> str | None:
+        """Address of the metrics page, None when none is served."""
+        return self.server.url if self.server else None
+
+    @property
+    def ended(self) -> bool:
+        return self.state.state in FINAL_STATES
+
+    def add_sink(self, sink: Sink, name: str | None = None) -> None:
+        """Have `sink` called with every event from now on, on the thread that emits it."""
+        self._sinks.append((name or str(getattr(sink, "__name__", type(sink).__name__)), sink))
+
+    def emit(self, event: Event) -> None:
+        """Take an event. Never raises, never waits for a disk, a network or a device."""
+        with self.guard("state"), self._lock:
+            self.state.apply(event)
+        if self._journal is not None:
+            self._journal.put(event)
+        for name, sink in self._sinks:
+            with self.guard(name):
+                sink(event, self.state)
+
+    def end(self, state: str, reason: str = "") -> None:
+        """Say how the run ended; the first word counts."""
+        if not self.ended:
+            self.emit(RunEnded(time=time.time(), state=state, reason=reason))
+
+    def guard(self, name: str) -> Guard:
+        """A context in which no error passes: it is logged the first time and counted under `name`."""
+        return Guard(self, name)
+
+    def close(self) -> None:
+        """End in good order: the journal is on disk and Prometheus has had the final state, then the server stops.
+
+        Waits until the page was scraped twice after the end, at most `linger_seconds`; not at all when nobody has
+        scraped it for a while. Safe to call more than once; also called when the interpreter exits.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        if self.state.run is not None:
+            self.end("failed", "the training loop was left before its end")
+        if self._journal is not None:
+            self._journal.close()
+        if self.server is not None:
+            since = self.server.app.seconds_since_scrape()
+            if since is not None and since < LISTENER_SECONDS and self.ended:
+                # Twice, because the first scrape may have begun before the end was known.
+                self.server.app.wait_for_scrapes(2, self.linger_seconds)
+            if self._registration is not None:
+                self._registration.close()
+            with self.guard("server"):
+                self.server.stop()
+
+    def _announce(self, directory: str | os.PathLike[str] | None, host: str) -> None:
+        found = targets_dir(directory)
+        if found is None or self.server is None:
+            return
+        with self.guard("targets"):
+            self._registration = TargetRegistration(found, self.run, host, self.server.port)
+            self._registration.open()
+
+    def _collect_run(self) -> Iterator[Metric]:
+        with self._lock:
+            metrics = list(collect(RUN_FAMILIES, self.state, {"run": self.run}))
+        return iter(metrics)
+
+    def _collect_exporter(self) -> Iterator[Metric]:
+        return collect(MONITOR_FAMILIES, self, {})
+
+    @property
+    def dropped_events(self) -> int:
+        """Events that could not be written to the journal."""
+        return self._journal.dropped if self._journal else 0
+
+
+class Guard:
+    """Keeps an error of ours from the training: logs it once per name, counts it, and goes on."""
+
+    __slots__ = ("_monitor", "_name")
+
+    def __init__(self, monitor: Monitor, name: str) -> None:
+        self._monitor, self._name = monitor, name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is None or not isinstance(error, Exception):
+            return False
+        errors = self._monitor.errors
+        errors[self._name] += 1
+        if errors[self._name] == 1:
+            log.warning("monitoring: %s failed; the training goes on", self._name, exc_info=error)
+        return True

@@ -1,0 +1,9 @@
+"""The default port of each part, in one place."""
+
+RUN_METRICS = 9401
+GPU_METRICS = 9402
+PROMETHEUS = 9090
+ALERTMANAGER = 9093
+GRAFANA = 3000
+INBOX_HTTP = 8025
+INBOX_SMTP = 1025

@@ -1,0 +1,530 @@
+"""Events from a live Hugging Face `Trainer`.
+
+An exception in a Trainer callback ends the run, and a Python `if` on a CUDA tensor stalls the GPU. So every hook here
+runs inside a guard that lets no error through, and no tensor is looked at before its copy has reached the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from training_exporter import events
+from training_exporter.monitor import Monitor
+
+log = logging.getLogger(__name__)
+
+#: Steps whose figures may be on their way from the device; beyond that a step is left out rather than waited for.
+MAX_IN_FLIGHT = 32
+
+
+class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
+    """Feeds a `Monitor` from any `Trainer`. Only the world's first process speaks.
+
+    Used alone it reports what `Trainer` logs. `attach(trainer)` adds it and reports every step.
+    `settings` are shown with the run and in the alerts' messages; options go to `Monitor`.
+    """
+
+    def __init__(
+        self,
+        run: str | None = None,
+        *,
+        settings: Mapping[str, object] | None = None,
+        monitor: Monitor | None = None,
+        **options: Any,
+    ) -> None:
+        self.monitor = monitor
+        self._run = run
+        self._options = options
+        self._settings = {key: str(value) for key, value in (settings or {}).items()}
+        self._ending = ("completed", "")
+        self._steps: _StepProbe | None = None
+        self._step_began: float | None = None
+        self._learning_rate: float | None = None
+        self._phase = ""
+
+    def end_as(self, state: str, reason: str = "") -> None:
+        """What to say when the training loop ends next (for a loop that somebody stops: `interrupted`)."""
+        self._ending = (state, reason)
+
+    # -- hooks of TrainerCallback -----------------------------------------------------------------------------------
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        if self.monitor is None:
+            try:
+                self.monitor = Monitor(self._run or args.run_name, output_dir=args.output_dir, **self._options)
+            except Exception:
+                log.warning("monitoring could not start; the training goes on without it", exc_info=True)
+                return
+        with self.monitor.guard("on_train_begin"):
+            self._ending, self._phase = ("completed", ""), "starting"
+            started = _run_started(self.monitor.run, self._settings, args, state, kwargs)
+            if self._steps is None:
+                started = dataclasses.replace(started, logging_steps=max(1, state.logging_steps or 1))
+            self.monitor.emit(started)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._steps is None:
+            self._step_began = time.perf_counter()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The rate with which this step was made: on_step_end already sees the next one.
+        optimizer = kwargs.get("optimizer")
+        if self.monitor is not None and optimizer is not None:
+            with self.monitor.guard("on_optimizer_step"):
+                rate = optimizer.param_groups[0]["lr"]
+                self._learning_rate = float(rate) if isinstance(rate, int | float) else None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.monitor is None:
+            return
+        with self.monitor.guard("on_step_end"):
+            now, began = time.perf_counter(), self._step_began
+            tokens = wait = None
+            if self._steps is not None:
+                began, wait, tokens = self._steps.began, self._steps.data_wait, self._steps.tokens
+            self._phase = "training"
+            self.monitor.emit(
+                events.StepEnded(
+                    time=time.time(),
+                    step=state.global_step,
+                    epoch=state.epoch,
+                    tokens=None if tokens is None else tokens * args.world_size,
+                    duration_seconds=None if began is None else now - began,
+                    data_wait_seconds=wait,
+                    learning_rate=self._learning_rate,
+                )
+            )
+            if self._steps is not None:
+                self._steps.step_ended(state.global_step, state.epoch, args.world_size)
+                self._emit_arrived()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.monitor is None or not logs:
+            return
+        with self.monitor.guard("on_log"):
+            if self._steps is not None:
+                self._emit_arrived()
+            elif "loss" in logs:
+                self.monitor.emit(
+                    events.LossLogged(
+                        time=time.time(),
+                        step=state.global_step,
+                        steps=max(1, int(args.logging_steps)),
+                        epoch=state.epoch,
+                        loss=float(logs["loss"]),
+                        gradient_norm=_number(logs.get("grad_norm")),
+                        learning_rate=_number(logs.get("learning_rate")),
+                    )
+                )
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.enter("evaluating")
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.monitor is None:
+            return
+        with self.monitor.guard("on_evaluate"):
+            if self._steps is not None:
+                self._emit_arrived()
+            loss = _validation_loss(metrics or {})
+            if loss is not None:
+                self.monitor.emit(
+                    events.Evaluated(
+                        time=time.time(),
+                        step=state.global_step,
+                        epoch=state.epoch,
+                        loss=loss,
+                        runtime_seconds=_number((metrics or {}).get("eval_runtime")),
+                    )
+                )
+            self.enter("training")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.monitor is None:
+            return
+        with self.monitor.guard("on_save"):
+            path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+            self.monitor.emit(events.CheckpointSaved(time=time.time(), step=state.global_step, path=path))
+            self.enter("training")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.monitor is None:
+            return
+        with self.monitor.guard("on_train_end"):
+            self.flush()
+            self.monitor.end(*self._ending)
+
+    # -- for `attach` -----------------------------------------------------------------------------------------------
+
+    def enter(self, phase: str) -> None:
+        """Say that the run is now evaluating, saving or training; once per change, and only inside a training."""
+        if self.monitor is None or self._phase == phase or not self._phase or self.monitor.ended:
+            return
+        self._phase = phase
+        self.monitor.emit(events.PhaseChanged(time=time.time(), state=phase))
+
+    def flush(self) -> None:
+        """Take the figures that are still on their way. Waits for the device: only when the loop is over."""
+        if self._steps is not None:
+            self._steps.wait()
+            self._emit_arrived()
+
+    def left_by(self, error: BaseException) -> None:
+        """The training loop was left by an exception."""
+        if self.monitor is None:
+            return
+        with self.monitor.guard("exception"):
+            step = self.monitor.state.step or 0
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                self.monitor.end("interrupted", type(error).__name__)
+                return
+            first_line = (str(error).strip().splitlines() or [""])[0][:500]
+            if is_out_of_memory(error):
+                self.monitor.emit(events.OutOfMemory(time=time.time(), step=step, message=first_line))
+            self.monitor.end("failed", f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__)
+
+    def _emit_arrived(self) -> None:
+        assert self.monitor is not None
+        assert self._steps is not None
+        for event in self._steps.arrived():
+            self.monitor.emit(event)
+
+
+def attach(
+    trainer: Trainer,
+    run: str | None = None,
+    *,
+    settings: Mapping[str, object] | None = None,
+    **options: Any,
+) -> PrometheusCallback:
+    """Watch `trainer`: every step's loss, gradient norm, tokens and times, and how the training ended.
+
+    `run` names it (default: `TrainingArguments.run_name`, else the output directory and the time); `settings` are
+    shown with it; options (`host`, `port`, `output_dir`, `linger_seconds`, ...) go to `Monitor`. In a distributed job
+    call it on every process: the first one speaks for the run. Raises PortTaken for a demanded port that is taken.
+    """
+    args = trainer.args
+    monitor = None
+    if trainer.is_world_process_zero():
+        options.setdefault("output_dir", args.output_dir)
+        monitor = Monitor(run or args.run_name, **options)
+    callback = PrometheusCallback(settings=settings, monitor=monitor)
+    trainer.add_callback(callback)
+    if monitor is not None:
+        with monitor.guard("attach"):
+            callback._steps = _StepProbe(monitor)
+            callback._steps.install(trainer)
+        with monitor.guard("attach"):
+            _watch_phases(trainer, callback)
+    return callback
+
+
+def _watch_phases(trainer: Trainer, callback: PrometheusCallback) -> None:
+    """What the callback hooks do not tell: when an evaluation or a checkpoint begins, and what ended the training."""
+
+    def entering(phase: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            callback.enter(phase)
+            return method(*args, **kwargs)
+
+        return wrapped
+
+    train = trainer.train
+
+    @functools.wraps(train)
+    def watched_train(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return train(*args, **kwargs)
+        except BaseException as error:
+            callback.left_by(error)
+            raise
+
+    trainer.train = watched_train
+    trainer.evaluate = entering("evaluating", trainer.evaluate)
+    trainer._save_checkpoint = entering("saving", trainer._save_checkpoint)
+
+
+class _StepProbe:
+    """Takes each optimizer step's loss, gradient norm, tokens and times out of a running Trainer.
+
+    On a CUDA device the figures are summed there, copied asynchronously into pinned memory, and read once an event
+    says that the copy is done: one step later, without a synchronization. On the CPU they are there at once.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self.began: float | None = None
+        self.data_wait: float | None = None
+        self._fetched = 0.0
+        self._loss: torch.Tensor | None = None
+        self._gradient_norm: torch.Tensor | float | None = None
+        self._tokens: int | None = None
+        self._device_tokens: torch.Tensor | None = None
+        #: Tokens of the batches that the data loader has handed out and the training has not yet taken.
+        self._ahead: deque[int] = deque()
+        self._in_flight: deque[_InFlight] = deque()
+
+    def install(self, trainer: Trainer) -> None:
+        """Put the probe between the Trainer's loop and four of its methods."""
+        training_step, get_batch_samples = trainer.training_step, trainer.get_batch_samples
+        get_train_dataloader, gradient_norm = trainer.get_train_dataloader, trainer._get_grad_norm
+        guard = self._monitor.guard
+
+        @functools.wraps(get_train_dataloader)
+        def watched_dataloader(*args: Any, **kwargs: Any) -> Any:
+            loader = get_train_dataloader(*args, **kwargs)
+            with guard("data_loader"):
+                self._watch_batches(loader)
+            return loader
+
+        @functools.wraps(get_batch_samples)
+        def watched_batches(*args: Any, **kwargs: Any) -> Any:
+            self.began = time.perf_counter()
+            result = get_batch_samples(*args, **kwargs)
+            self.data_wait = time.perf_counter() - self.began
+            return result
+
+        @functools.wraps(training_step)
+        def watched_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            with guard("tokens"):
+                self._take_tokens(inputs)
+            loss = training_step(model, inputs, *args, **kwargs)
+            with guard("loss"):
+                part = loss.detach()
+                self._loss = part if self._loss is None else self._loss + part
+            return loss
+
+        @functools.wraps(gradient_norm)
+        def watched_norm(*args: Any, **kwargs: Any) -> Any:
+            norm = gradient_norm(*args, **kwargs)
+            self._gradient_norm = norm
+            return norm
+
+        trainer.get_train_dataloader = watched_dataloader
+        trainer.get_batch_samples = watched_batches
+        trainer.training_step = watched_step
+        trainer._get_grad_norm = watched_norm
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of the step in hand, as far as they could be counted on the host."""
+        return self._tokens
+
+    def step_ended(self, step: int, epoch: float | None, world_size: int) -> None:
+        """Send the step's figures on their way and start afresh."""
+        loss, norm, device_tokens = self._loss, self._gradient_norm, self._device_tokens
+        self._loss = self._gradient_norm = self._tokens = self._device_tokens = None
+        if loss is None or len(self._in_flight) >= MAX_IN_FLIGHT:
+            return
+        self._in_flight.append(_InFlight(step, epoch, world_size, loss, norm, device_tokens))
+
+    def arrived(self) -> Iterator[events.LossLogged]:
+        """The figures that have reached the host, oldest first."""
+        while self._in_flight and self._in_flight[0].ready():
+            yield self._in_flight.popleft().event()
+
+    def wait(self) -> None:
+        """Block until all figures have reached the host."""
+        for flight in self._in_flight:
+            flight.wait()
+
+    def _watch_batches(self, loader: Any) -> None:
+        """Count the tokens of each batch on the host, before the data loader sends it to the device."""
+        self._ahead.clear()
+        base = getattr(loader, "base_dataloader", loader)
+        if not isinstance(base, torch.utils.data.DataLoader):
+            return
+        original = base._get_iterator
+
+        def counted() -> Any:
+            # What an earlier epoch fetched and never used is not ahead of this one.
+            self._ahead.clear()
+            return _CountingIterator(original(), self._count_ahead)
+
+        base._get_iterator = counted
+
+    def _count_ahead(self, batch: Any) -> None:
+        with self._monitor.guard("tokens"):
+            tokens = _token_tensor(batch)
+            self._ahead.append(int(tokens.sum()) if tokens is not None else 0)
+
+    def _take_tokens(self, inputs: Any) -> None:
+        if self._ahead:
+            self._tokens = (self._tokens or 0) + self._ahead.popleft()
+            return
+        # A batch that no watched loader handed out, as in the epoch that resumes from a checkpoint.
+        mask = _token_tensor(inputs)
+        if mask is None:
+            return
+        if mask.device.type == "cpu":
+            self._tokens = (self._tokens or 0) + int(mask.sum())
+        else:
+            count = mask.sum()
+            self._device_tokens = count if self._device_tokens is None else self._device_tokens + count
+
+
+class _CountingIterator:
+    """A data loader's iterator that shows each batch to `see`; everything else is the iterator's own."""
+
+    def __init__(self, iterator: Any, see: Callable[[Any], None]) -> None:
+        self._iterator, self._see = iterator, see
+
+    def __iter__(self) -> _CountingIterator:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._iterator)
+        self._see(batch)
+        return batch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._iterator, name)
+
+
+class _InFlight:
+    """A step's figures on their way from the device to the host: loss, gradient norm, tokens."""
+
+    __slots__ = ("_arrival", "_epoch", "_has_norm", "_has_tokens", "_step", "_time", "_values", "_world_size")
+
+    def __init__(
+        self,
+        step: int,
+        epoch: float | None,
+        world_size: int,
+        loss: torch.Tensor,
+        norm: torch.Tensor | float | None,
+        tokens: torch.Tensor | None,
+    ) -> None:
+        self._step, self._epoch, self._world_size, self._time = step, epoch, world_size, time.time()
+        # A sharded norm (DTensor) would need a collective to be read: left out.
+        self._has_norm = isinstance(norm, int | float) or (type(norm) is torch.Tensor and norm.numel() == 1)
+        self._has_tokens = tokens is not None
+        parts = [loss.reshape(()).double()]
+        if self._has_norm:
+            parts.append(torch.as_tensor(norm, dtype=torch.float64).to(loss.device, non_blocking=True).reshape(()))
+        if tokens is not None:
+            parts.append(tokens.double().reshape(()))
+        figures = torch.stack(parts)
+        self._arrival: torch.cuda.Event | None = None
+        if figures.device.type == "cuda":
+            self._values = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
+            self._values.copy_(figures, non_blocking=True)
+            self._arrival = torch.cuda.Event()
+            self._arrival.record()
+        else:
+            self._values = figures
+
+    def ready(self) -> bool:
+        return self._arrival is None or bool(self._arrival.query())
+
+    def wait(self) -> None:
+        if self._arrival is not None:
+            self._arrival.synchronize()
+
+    def event(self) -> events.LossLogged:
+        values = self._values.tolist()
+        return events.LossLogged(
+            time=self._time,
+            step=self._step,
+            epoch=self._epoch,
+            loss=values[0],
+            gradient_norm=values[1] if self._has_norm else None,
+            tokens=int(values[-1]) * self._world_size if self._has_tokens else None,
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for an allocation that failed, on a device or in host memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _token_tensor(batch: Any) -> torch.Tensor | None:
+    """A tensor whose sum is the number of non-padding tokens of a batch; None when the batch has no tokens."""
+    if not isinstance(batch, Mapping):
+        return None
+    mask = batch.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+        return mask
+    ids: Any = batch.get("input_ids")
+    # Without a mask nothing is padding: padding-free and packed batches have none.
+    return torch.tensor(ids.numel()) if isinstance(ids, torch.Tensor) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _validation_loss(metrics: Mapping[str, Any]) -> float | None:
+    """`eval_loss`; with several validation sets, the first one's."""
+    names = ["eval_loss", *(name for name in metrics if name.startswith("eval_") and name.endswith("_loss"))]
+    return next((number for name in names if (number := _number(metrics.get(name))) is not None), None)
+
+
+def _run_started(
+    run: str, settings: Mapping[str, str], args: TrainingArguments, state: TrainerState, kwargs: Mapping[str, Any]
+) -> events.RunStarted:
+    model = kwargs.get("model")
+    config = getattr(model, "config", None)
+    vocabulary = getattr(config, "vocab_size", None)
+    scheduler = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    # What the Trainer itself knows; what the caller says goes first.
+    known = {
+        "base_model": str(getattr(config, "_name_or_path", "") or getattr(config, "model_type", "")),
+        "batch_size": str(args.per_device_train_batch_size),
+        "gradient_accumulation_steps": str(args.gradient_accumulation_steps),
+        "learning_rate": f"{args.learning_rate:g}",
+        "lr_scheduler": scheduler,
+        "num_epochs": f"{state.num_train_epochs:g}",
+    }
+    return events.RunStarted(
+        time=time.time(),
+        run=run,
+        max_steps=state.max_steps if state.max_steps > 0 else None,
+        num_epochs=float(state.num_train_epochs),
+        step=state.global_step,
+        peak_learning_rate=float(args.learning_rate),
+        lr_scheduler=scheduler,
+        warmup_steps=int(args.get_warmup_steps(state.max_steps)),
+        vocabulary_size=vocabulary if isinstance(vocabulary, int) else None,
+        settings={**known, **settings},
+    )
