@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training_exporter.stack.inbox import Inbox
+from training_exporter.stack.inbox_server import Inbox
 
 
 @pytest.fixture

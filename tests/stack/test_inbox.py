@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from training_exporter.stack.errors import StackError
-from training_exporter.stack.inbox import Inbox, describe
+from training_exporter.stack.inbox_server import Inbox, describe
 from training_exporter.stack.messages import MAX_MESSAGE_BYTES, Message, Store
 
 SLACK = {
