@@ -1,0 +1,115 @@
+"""The text on which the embedded base model is pretrained: invented market notes.
+
+Related to the trading dataset as general text is to a task: it speaks of the same things (prices, averages, momentum,
+volume) and quotes figures from a table above it, but in another format, other phrasings and without any decision.
+It shares no sentence and no code with `explain.py`, only the drawing of alternatives.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from trading_llm.phrases import expand, say
+
+_NAMES = (
+    "{Alder|Birch|Cedar|Delta|Ember|Falcon|Granite|Harbor|Iris|Juniper|Keystone|Lumen|Meridian|Nimbus|Orchard|Pioneer|"
+    "Quartz|Ridge|Summit|Tundra|Union|Vertex|Willow|Zephyr} {Bank|Energy|Foods|Labs|Metals|Motors|Power|Rail|Retail|"
+    "Semiconductor|Shipping|Software|Steel|Telecom}"
+)
+_CODES = "{A|B|C|D|E|F|G|H|I|J|K|L|M|N|O|P|Q|R|S|T|U|V|W|X|Y|Z}" * 4
+
+_SHEET = {
+    "last": "last", "move": "chg", "short": "MA20", "long": "MA50", "strength": "RSI", "fast": "MACD",
+    "slow": "signal", "percent": "%B", "range": "ATR", "turnover": "volume",
+}  # fmt: skip
+_LINES = {
+    "last": ["{the shares|the stock|$name} {closed|finished|ended} {the session|the day|trading} at $last"],
+    "move": [
+        "{that was|the day brought} {a move|a change} of $move percent {from|against} the {day before|previous close}"
+    ],
+    "short": ["the {twenty day moving average|short moving average|MA20} {came in|stood} at $short"],
+    "long": ["the {fifty day moving average|long moving average|MA50} {came in|stood} at $long"],
+    "averages": [
+        "with $last {against|versus} averages of $short and $long, {analysts|traders|chartists} "
+        "{discussed|debated} the trend",
+        "$code {was quoted|changed hands} at $last, {while|and} the averages {read|were} $short and $long",
+    ],
+    "strength": [
+        "relative strength (RSI) {read|was measured at|printed} $strength",
+        "the RSI {read|showed} $strength{, a measure of momentum| on the scale to 100|}",
+    ],
+    "fast": [
+        "the MACD line {read|was} $fast {against|versus} $slow for the signal{ line|}",
+        "MACD and signal {were|read} $fast and $slow",
+    ],
+    "percent": ["within the Bollinger {bands|channel} the {position|reading} was $percent", "%B {read|was} $percent"],
+    "range": ["the average true range {was|came to} $range percent {of the price|}", "ATR {read|was} $range"],
+    "turnover": [
+        "volume {came to|reached} $turnover times {the norm|a usual day}",
+        "{turnover|trading volume} {was|ran at} $turnover times the {mean|average}",
+    ],
+}
+_PROSE = [
+    "a {market|stock} is {called|said to be} {overbought|oversold} when {buyers|sellers} have "
+    "{pushed|carried} the price "
+    "{too far|far} in a short time; {a pullback|a rebound|a pause} {may|can|often does} follow",
+    "{bulls|bears|buyers|sellers|traders} {watch|follow|trust|study} {moving averages|support and resistance|momentum|"
+    "volume|the Bollinger bands|volatility} {above all|before they act|with care|in a {falling|rising} market}",
+    "{an uptrend|a downtrend|a rally|a decline} is {intact|healthy|weak|over} {while|as long as|when|once} the price "
+    "{is above|is below|breaks|holds} {its average|support|resistance|the upper band|the lower band}",
+    "{heavy|thin|light|normal|high|low} volume {confirms|weakens|supports|questions} {a signal|the "
+    "move|a breakout|the trend}",
+    "{a bullish|a bearish|a neutral} {signal|sign|reading} {favours|argues for|points to} {buying|selling|waiting|"
+    "a long position|a short position|patience}, {but|yet|and} {the risk|the size of the position|a "
+    "stop} {matters|must be "
+    "{small|set|known}}",
+    "momentum {is building|is fading|improves|worsens|says little} {when|because|as} {the MACD|the "
+    "RSI} {crosses|leaves|"
+    "stays {above|below|under|over}} {its signal line|its range|the middle|the mean}",
+    "{on balance|overall|all in all|taken together}, {the evidence|the picture|the odds} {was|were} "
+    "{mixed|open|clear|unclear}",
+]
+
+
+def figures(rng: np.random.Generator) -> dict[str, str]:
+    """Invented figures of one day, as text; they need not agree with each other."""
+    last = float(np.exp(rng.uniform(np.log(4), np.log(600))))
+    fast = rng.normal(0, 0.02) * last
+    return {
+        "last": f"{last:.2f}",
+        "move": f"{rng.normal(0, 1.8):.2f}",
+        "short": f"{last * (1 + rng.normal(0, 0.04)):.2f}",
+        "long": f"{last * (1 + rng.normal(0, 0.08)):.2f}",
+        "strength": f"{np.clip(rng.normal(50, 13), 4, 96):.1f}",
+        "fast": f"{fast:.2f}",
+        "slow": f"{fast * (1 + rng.normal(0, 0.3)):.2f}",
+        "percent": f"{rng.normal(0.5, 0.33):.2f}",
+        "range": f"{rng.uniform(0.5, 6):.2f}",
+        "turnover": f"{np.exp(rng.normal(0, 0.4)):.2f}",
+        "name": expand(_NAMES, rng),
+        "code": expand(_CODES, rng),
+    }
+
+
+def note(rng: np.random.Generator) -> str:
+    """One document: the day's sheet, then sentences that quote it, with general remarks between them."""
+    values = figures(rng)
+    columns = list(_SHEET)
+    rng.shuffle(columns)
+    separator = ["; ", "\n", ", "][int(rng.integers(3))]
+    joint = [" ", " = ", ": "][int(rng.integers(3))]
+    sheet = separator.join(f"{_SHEET[column]}{joint}{values[column]}" for column in columns)
+    facts = list(_LINES)
+    rng.shuffle(facts)
+    sentences = []
+    for fact in facts[: int(rng.integers(4, 8))]:
+        sentences.append(say(_LINES[fact], values, rng))
+        if rng.random() < 0.35:
+            sentences.append(say(_PROSE, values, rng))
+    return f"{values['name']} ({values['code']})\n{sheet}\n" + " ".join(f"{sentence}." for sentence in sentences)
+
+
+def notes(count: int, seed: int) -> Iterator[str]:
+    """`count` documents; the same seed gives the same ones."""
+    rng = np.random.default_rng(seed)
+    return (note(rng) for _ in range(count))

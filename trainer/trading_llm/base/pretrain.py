@@ -1,0 +1,110 @@
+"""Make the embedded base model and its tokenizer: `python -m trading_llm.base.pretrain [--output DIR]`.
+
+Seeded: the same library versions, thread count and processor give the same weights. Takes about fifteen minutes on
+one core; it is run once by the maintainers and its result (model.safetensors, fp16) is shipped.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from trading_llm.base.corpus import note, notes
+
+HERE = Path(__file__).parent
+VOCABULARY = 640
+LENGTH = 256  # tokens per training sequence: about one document
+
+
+def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE; every digit is a token of its own, so that figures can be copied digit by digit."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Split(Regex(r"\n"), "isolated"),
+         pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )  # fmt: skip
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(notes(4000, seed), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=1024
+    )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def pretrain(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, batch: int, rate: float, seed: int
+) -> None:
+    """Next-token training on fresh documents at every step; cosine schedule with 5 % warm-up, AdamW, clip 1."""
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
+    warmup = max(1, steps // 20)
+    begin, smooth = time.monotonic(), math.log(len(tokenizer))
+    model.train()
+    for step in range(1, steps + 1):
+        decay = 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / (steps - warmup)))
+        share = min(step / warmup, 0.05 + 0.95 * decay)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * share
+        texts = ["<s>" + note(rng) + "</s>" for _ in range(batch)]
+        ids = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=LENGTH)
+        labels = ids.input_ids.masked_fill(ids.attention_mask == 0, -100)
+        loss = model(input_ids=ids.input_ids, attention_mask=ids.attention_mask, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        smooth += 0.05 * (loss.item() - smooth)
+        if step % 50 == 0 or step == 1:
+            print(f"step {step}/{steps}  loss {smooth:.3f}  {time.monotonic() - begin:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="make the embedded base model")
+    parser.add_argument("--output", type=Path, default=HERE, help="directory for the files (default: the package)")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    tokenizer = make_tokenizer(options.seed)
+    model = make_model(tokenizer, options.seed)
+    print(f"{model.num_parameters()} parameters, {len(tokenizer)} tokens", flush=True)
+    pretrain(model, tokenizer, options.steps, options.batch, options.learning_rate, options.seed)
+    model.to(torch.float16).save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
+
+
+if __name__ == "__main__":
+    main()

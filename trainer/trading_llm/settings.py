@@ -1,0 +1,71 @@
+"""The settings of one training: names, defaults, and what is allowed. The command line is made from this table."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trading_llm.dataset import DEFAULT_DIRECTORY, TRAIN_FILE
+
+EMBEDDED = "embedded"
+"""Name of the base model that comes with this package."""
+
+EMBEDDED_LEARNING_RATE = 2e-3
+"""The embedded model is a thousand times smaller than a usual base model and needs a higher rate than 2e-4."""
+
+USUAL_LEARNING_RATE = 2e-4
+QUANTIZATIONS = ("none", "8bit", "4bit")
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training run. Steps are optimizer steps; None stands for the default that the comment names."""
+
+    base_model: str = EMBEDDED  # or a local directory or a Hub name, which is downloaded
+    train_data: Path | None = None  # default: the embedded dataset, generated if it is not there
+    eval_data: Path | None = None  # default: eval_data.json beside the training data, where there is one
+    output_dir: Path = Path("models/trading_llm")
+    run_name: str | None = None  # default: the exporter's (output directory and time)
+    num_epochs: float = 3.0
+    batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    learning_rate: float | None = None  # default: 2e-4, for the embedded model its own
+    lr_scheduler: str = "cosine"
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    quantization: str = "none"
+    max_length: int = 512
+    seed: int = 42
+    logging_steps: int = 25
+    eval_steps: int | None = None  # default: a tenth of the run
+    save_steps: int | None = None  # default: a tenth of the run
+    threads: int | None = None  # default: all cores (torch's choice)
+    metrics_port: int | None = None  # default: the exporter's usual port or the next free one
+    metrics_host: str = "127.0.0.1"
+    inject: str | None = None
+
+    @property
+    def peak_learning_rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return EMBEDDED_LEARNING_RATE if self.base_model == EMBEDDED else USUAL_LEARNING_RATE
+
+    @property
+    def train_path(self) -> Path:
+        return self.train_data or DEFAULT_DIRECTORY / TRAIN_FILE
+
+    def described(self) -> dict[str, str]:
+        """The settings that `llm_training_run_info` and the alerts' messages carry."""
+        return {
+            "base_model": self.base_model,
+            "dataset": str(self.train_path),
+            "batch_size": str(self.batch_size),
+            "gradient_accumulation_steps": str(self.gradient_accumulation_steps),
+            "learning_rate": f"{self.peak_learning_rate:g}",
+            "lr_scheduler": self.lr_scheduler,
+            "lora_r": str(self.lora_r),
+            "quantization": self.quantization,
+            "num_epochs": f"{self.num_epochs:g}",
+        }

@@ -1,0 +1,189 @@
+"""One fine-tuning, from settings to the saved adapter: Hugging Face Trainer, PEFT LoRA, training_exporter."""
+
+import math
+import random
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from trading_llm import inject
+from trading_llm.data import Collator, Completions
+from trading_llm.dataset import EVAL_FILE, TRAIN_FILE, load_records, simulated_dataset, write_dataset
+from trading_llm.errors import UsageError
+from trading_llm.model import add_lora, load_base
+from trading_llm.report import ConsoleReport
+from trading_llm.settings import TrainSettings
+from training_exporter import PrometheusCallback, attach
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end; the checkpoint is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def train(settings: TrainSettings) -> Path:
+    """Run the training and return the directory of the adapter.
+
+    Raises UsageError for input that the user can correct (before anything is trained), Interrupted after SIGINT or
+    SIGTERM (a checkpoint is saved), and whatever ends the training itself.
+    """
+    injection = inject.parse(settings.inject) if settings.inject else None
+    paths = dataset_paths(settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    random.seed(settings.seed)
+    np.random.seed(settings.seed)
+    torch.manual_seed(settings.seed)
+    make_directory(settings.output_dir)
+
+    records = [load_records(path) if path else None for path in paths]
+    base, tokenizer = load_base(settings.base_model, settings.quantization)
+    data, evaluation = (
+        Completions(part, tokenizer, settings.max_length, str(path)) if part else None
+        for part, path in zip(records, paths, strict=True)
+    )
+    if injection is not None and injection.fault.needs_evaluation and evaluation is None:
+        raise UsageError(f"--inject: found {injection.fault.sign!r} without validation data; allowed: with --eval-data")
+    if injection is not None and injection.fault.prepare is not None:
+        injection.fault.prepare((data, evaluation), len(tokenizer))
+
+    trainer = Trainer(
+        model=add_lora(base, settings),
+        args=arguments(settings, len(data), evaluation is not None),
+        train_dataset=data,
+        eval_dataset=evaluation,
+        data_collator=Collator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=[TensorBoardCallback(SummaryWriter(str(settings.output_dir / "runs")))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    watch = attach(
+        trainer,
+        run=settings.run_name,
+        port=settings.metrics_port,
+        host=settings.metrics_host,
+        settings=settings.described(),
+    )
+    monitor = watch.monitor
+    monitor.add_sink(ConsoleReport(monitor, settings.logging_steps))
+    if injection is not None:
+        trainer.add_callback(inject.FaultCallback(injection, trainer, monitor))
+    print(f"{describe(trainer, settings, len(data), evaluation)}\nMetrics: {monitor.url}/metrics", flush=True)
+
+    with EndBySignal(trainer, watch):
+        trainer.train()
+    trainer.save_model(str(settings.output_dir))
+    print(f"Adapter saved in {settings.output_dir}", flush=True)
+    return settings.output_dir
+
+
+def dataset_paths(settings: TrainSettings) -> tuple[Path, Path | None]:
+    """(training, evaluation) files; the embedded dataset is written first when no file was named and none is there."""
+    training = settings.train_path
+    if settings.train_data is None and not training.exists():
+        print(f"No training data named: writing the embedded dataset to {training.parent}", flush=True)
+        write_dataset(training.parent, *simulated_dataset())
+    beside = training.parent / EVAL_FILE
+    if settings.eval_data is None and training.name == TRAIN_FILE and beside.exists():
+        return training, beside
+    return training, settings.eval_data
+
+
+def make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"--output-dir: found {path} ({error.strerror}); allowed: a writable directory") from None
+
+
+def arguments(settings: TrainSettings, samples: int, evaluate: bool) -> TrainingArguments:
+    """The Trainer's arguments. Its own printing and bars are off: `ConsoleReport` prints."""
+    batches = math.ceil(samples / settings.batch_size)
+    total = math.ceil(settings.num_epochs * math.ceil(batches / settings.gradient_accumulation_steps))
+    tenth = max(1, total // 10)
+    return TrainingArguments(
+        output_dir=str(settings.output_dir),
+        num_train_epochs=settings.num_epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=max(16, settings.batch_size),
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.peak_learning_rate,
+        lr_scheduler_type=settings.lr_scheduler,
+        warmup_steps=round(settings.warmup_ratio * total),
+        max_grad_norm=settings.max_grad_norm,
+        logging_steps=settings.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # a NaN loss must be seen, not replaced by an earlier one
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=settings.eval_steps or tenth,
+        save_strategy="steps",
+        save_steps=settings.save_steps or tenth,
+        save_total_limit=3,
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        seed=settings.seed,
+        report_to="none",  # TensorBoard's callback is given by hand, with its directory
+        disable_tqdm=True,
+    )
+
+
+def describe(trainer: Trainer, settings: TrainSettings, records: int, evaluation: Completions | None) -> str:
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    return (
+        f"Fine-tuning {settings.base_model} (quantization {settings.quantization}) with LoRA r={settings.lora_r}, "
+        f"{trainable} trainable parameters, on {records} records of {settings.train_path}"
+        f"{f' ({len(evaluation)} for validation)' if evaluation is not None else ''}"
+    )
+
+
+class EndBySignal(TrainerCallback):
+    """While entered, SIGINT and SIGTERM end the training after the current step, with a checkpoint; twice = at once.
+
+    Raises Interrupted when it is left after a signal.
+    """
+
+    def __init__(self, trainer: Trainer, watch: PrometheusCallback) -> None:
+        self._watch = watch
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+        trainer.add_callback(self)
+
+    def __enter__(self) -> None:
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._signal is not None and kind is None:
+            raise Interrupted(self._signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise Interrupted(number)
+        self._signal = number
+        name = signal.Signals(number).name
+        print(f"{name}: saving a checkpoint after this step; once more ends at once", file=sys.stderr, flush=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if self._signal is not None:
+            self._watch.end_as("interrupted", signal.Signals(self._signal).name)
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = False
+        return control
