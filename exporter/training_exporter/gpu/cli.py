@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         server = MetricsServer(app, host=arguments.host, port=arguments.port, preferred_port=ports.GPU_METRICS)
     except PortTaken as error:
-        return _fail(str(error), BAD_INPUT)
+        return _fail(error.strerror, BAD_INPUT)  # without Python's "[Errno 98]"
     directory = targets_dir(arguments.targets_dir)
     target = None
     try:

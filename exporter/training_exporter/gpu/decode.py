@@ -15,6 +15,7 @@ _MAX_MEMORY = 2**50  # bytes
 _MAX_TEMPERATURE = 200  # degrees Celsius
 _MAX_POWER = 20_000_000  # milliwatts
 _MAX_ENERGY = 2**60  # millijoules: 36 000 years at 1 kW
+_MAX_MASK = 2**31 - 1  # far above the bits known today, below the sentinels
 _MAX_PID = 2**22  # Linux' PID_MAX_LIMIT
 _MAX_TEXT = 128  # characters
 
@@ -103,7 +104,7 @@ def energy(raw: object) -> float | None:
 
 def throttle_reasons(raw: object) -> dict[str, bool] | None:
     """Each known reason -> whether it applies."""
-    mask = integer(raw, 0, 2**63 - 1)
+    mask = integer(raw, 0, _MAX_MASK)
     return None if mask is None else {name: bool(mask & bit) for name, bit in THROTTLE_REASONS.items()}
 
 

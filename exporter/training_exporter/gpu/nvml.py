@@ -21,7 +21,7 @@ _DEVICE_GONE = frozenset({raw.GPU_IS_LOST, raw.RESET_REQUIRED, raw.GPU_NOT_FOUND
 #: taken away, e.g. by `systemctl daemon-reload`); elsewhere some cards say it for what they do not have.
 _VITAL = frozenset({"uuid", "memory"})
 
-_MAX_RETRY_SECONDS = 60.0
+_MAX_RETRY_SECONDS = 30.0
 
 
 class _DeviceGone(Exception):
@@ -33,7 +33,7 @@ class NvmlReader:
 
     processes:       also read who holds the memory
     container_of:    pid -> name of its container, "" if none
-    retry_seconds:   time between two attempts to initialise NVML again; doubles up to a minute while it is of no use
+    retry_seconds:   time between two attempts to initialise NVML again; doubles up to 30 s while it is of no use
     """
 
     def __init__(
