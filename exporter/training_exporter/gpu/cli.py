@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import signal
 import socket
@@ -64,7 +63,6 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if arguments.record is not None:
         return _record(arguments.record, arguments.seconds)
     nvml = None
@@ -94,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         server = MetricsServer(app, host=arguments.host, port=arguments.port, preferred_port=ports.GPU_METRICS)
     except PortTaken as error:
-        return _fail(error.strerror, BAD_INPUT)  # without Python's "[Errno 98]"
+        return _fail(error.strerror or str(error), BAD_INPUT)  # without Python's "[Errno 98]"
     directory = targets_dir(arguments.targets_dir)
     target = None
     try:

@@ -26,6 +26,8 @@ class GpuCollector:
     def memory(self, device: str | int = 0) -> tuple[int, int] | None:
         """(used, total) bytes of a device now, None when it does not tell. Never raises.
 
+        Costs a reading, at most one a second (milliseconds); a driver that hangs costs its time-out, once.
+
         `device` is a UUID, as `str(torch.cuda.get_device_properties(i).uuid)` gives it, or an NVML index. Prefer the
         UUID: CUDA counts devices in another order, and only those of CUDA_VISIBLE_DEVICES.
         """
