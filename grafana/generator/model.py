@@ -1,0 +1,178 @@
+"""What a classic dashboard JSON is made of (schema version 42: Grafana 12 and 13). No looks here: see style.py."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from generator.facts import GeneratorError, check_metrics, metrics_in
+
+Json = dict[str, Any]
+
+SCHEMA_VERSION = 42
+COLUMNS = 24
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One query. `properties` are field options of its series alone (colour, unit, line style ...)."""
+
+    expr: str
+    legend: str = ""
+    table: bool = False  # an instant query, one row per series
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+    def json(self, ref_id: str) -> Json:
+        how = {"format": "table", "instant": True, "range": False} if self.table else {"range": True, "instant": False}
+        legend = {"legendFormat": self.legend} if self.legend else {}
+        return {"refId": ref_id, "datasource": DATASOURCE, "editorMode": "code", "expr": self.expr, **legend, **how}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel at (x, y) with width w (24 columns) and height h (units of 38 pixels).
+
+    `id` is part of links to the panel (`viewPanel`), so it never changes. `description` says what good looks like;
+    the names of the metrics are added to it.
+    """
+
+    id: int
+    type: str
+    title: str
+    description: str
+    targets: Sequence[Target]
+    grid: tuple[int, int, int, int]  # x, y, w, h
+    defaults: Json = field(default_factory=dict)
+    overrides: Sequence[Json] = ()
+    options: Json = field(default_factory=dict)
+    transformations: Sequence[Json] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for target in self.targets for name in metrics_in(target.expr)))
+
+    def json(self) -> Json:
+        if len(self.targets) > len(string.ascii_uppercase):
+            raise GeneratorError(f"panel {self.title!r}: found {len(self.targets)} targets, allowed: 26")
+        refs = dict(zip(string.ascii_uppercase, self.targets, strict=False))
+        for target in self.targets:
+            check_metrics(f"panel {self.title!r}", target.expr)
+        overrides = [
+            {
+                "matcher": {"id": "byFrameRefID", "options": ref},
+                "properties": [{"id": k, "value": v} for k, v in target.properties.items()],
+            }
+            for ref, target in refs.items()
+            if target.properties
+        ]
+        x, y, w, h = self.grid
+        return {
+            "id": self.id,
+            "type": self.type,
+            "title": self.title,
+            "description": f"{self.description}\n\nMetric: " + ", ".join(f"`{name}`" for name in self.metrics),
+            "gridPos": {"x": x, "y": y, "w": w, "h": h},
+            "datasource": DATASOURCE,
+            "targets": [target.json(ref) for ref, target in refs.items()],
+            "fieldConfig": {"defaults": self.defaults, "overrides": [*overrides, *self.overrides]},
+            "options": self.options,
+            **({"transformations": list(self.transformations)} if self.transformations else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A template variable; `options` are what its type needs beyond these."""
+
+    name: str
+    label: str
+    type: str
+    query: Any
+    hidden: bool = False
+    options: Json = field(default_factory=dict)
+
+    def json(self) -> Json:
+        base = {"name": self.name, "label": self.label, "type": self.type, "hide": 2 if self.hidden else 0}
+        return {**base, "query": self.query, "current": {}, **self.options}
+
+
+def query_variable(name: str, label: str, query: str, regex: str = "", hidden: bool = False) -> Variable:
+    """Its values are what Prometheus answers for the dashboard's time range, in the order of the answer."""
+    check_metrics(f"variable {name!r}", query.replace("query_result", ""))
+    return Variable(
+        name,
+        label,
+        "query",
+        {"qryType": 3, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
+        hidden,
+        {
+            "datasource": DATASOURCE,
+            "definition": query,
+            "regex": regex,
+            "refresh": 2,
+            "sort": 0,
+            "multi": False,
+            "includeAll": False,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """One dashboard; its URL is /d/<uid>, which messages link to: the uid never changes."""
+
+    uid: str
+    title: str
+    description: str
+    panels: Sequence[Panel]
+    variables: Sequence[Variable]
+    links: Sequence[Json]
+    tags: Sequence[str]
+    time_from: str = "now-30m"
+    refresh: str = "5s"
+
+    def json(self) -> Json:
+        self._check()
+        return {
+            "uid": self.uid,
+            "title": self.title,
+            "description": self.description,
+            "tags": list(self.tags),
+            "schemaVersion": SCHEMA_VERSION,
+            "version": 1,
+            "editable": False,
+            "graphTooltip": 1,  # the crosshair is shared: what happened elsewhere at this moment
+            "timezone": "browser",
+            "time": {"from": self.time_from, "to": "now"},
+            "refresh": self.refresh,
+            "timepicker": {},
+            "annotations": {"list": []},
+            "templating": {"list": [variable.json() for variable in self.variables]},
+            "links": list(self.links),
+            "panels": [panel.json() for panel in self.panels],
+        }
+
+    def text(self) -> str:
+        """The file's content."""
+        return json.dumps(self.json(), indent=2, ensure_ascii=False) + "\n"
+
+    def _check(self) -> None:
+        place = f"dashboard {self.uid!r}"
+        ids = [panel.id for panel in self.panels]
+        if len(set(ids)) != len(ids):
+            raise GeneratorError(f"{place}: found panel ids {ids}, allowed: each once")
+        cells: dict[tuple[int, int], str] = {}
+        for panel in self.panels:
+            x, y, w, h = panel.grid
+            if x < 0 or y < 0 or w < 1 or h < 1 or x + w > COLUMNS:
+                raise GeneratorError(
+                    f"{place}: panel {panel.title!r}: found grid {panel.grid}, allowed: {COLUMNS} columns"
+                )
+            for cell in ((cx, cy) for cx in range(x, x + w) for cy in range(y, y + h)):
+                other = cells.setdefault(cell, panel.title)
+                if other != panel.title:
+                    raise GeneratorError(f"{place}: panels {other!r} and {panel.title!r} overlap at {cell}")

@@ -1,0 +1,62 @@
+"""Queries that several panels share. `$run` is the dashboard's variable: one run, by name."""
+
+from __future__ import annotations
+
+from training_exporter.events import STATES
+
+RUN = '{run="$run"}'
+
+#: What the state tile shows for a run that was at work and can no longer be scraped; states count from 1.
+NO_ANSWER = len(STATES) + 1
+
+
+def of_run(metric: str) -> str:
+    """The run's figure, whichever process serves it: a run resumed at another address keeps one line."""
+    return f"max by (run) ({metric}{RUN})"
+
+
+def state() -> str:
+    """The place of the run's state in STATES, from 1, or NO_ANSWER."""
+    numbered = " or ".join(
+        f'{number} * llm_training_state{{run="$run",state="{name}"}}' for number, name in enumerate(STATES, 1)
+    )
+    # A run that was at work and is no longer there has not ended: it has vanished.
+    return (
+        f"max by (run) ({numbered}) or "
+        f"{NO_ANSWER} * (max by (run) (last_over_time(run:llm_training_state:active{RUN}[1h])) == 1)"
+    )
+
+
+def settings(labels: tuple[str, ...]) -> str:
+    """The run's settings, also after its end; of several (resumed with others) those seen last."""
+    return (
+        f"topk(1, max by ({', '.join(labels)}) "
+        f"(last_over_time(timestamp(llm_training_run_info{RUN})[$__range:$__interval])))"
+    )
+
+
+def firing() -> str:
+    """What fires, one row per alert: alertname, severity, what (name/severity), where; since when, in milliseconds."""
+    alerts = 'ALERTS_FOR_STATE and ignoring (alertstate) ALERTS{alertstate="firing",severity!="none"}'
+    for label, text in (("instance", "$1"), ("gpu", "GPU $1"), ("run", "$1")):  # the last one that exists counts
+        alerts = f'label_replace({alerts}, "where", "{text}", "{label}", "(.+)")'
+
+    def listed(series: str) -> str:
+        what = f'label_join({series}, "what", "/", "alertname", "severity")'
+        return f"max by (alertname, severity, what, where) ({what})"
+
+    # Nothing fires: the Watchdog, which always does, vouches for it. 0, because its time of start means nothing here.
+    watchdog = 'ALERTS_FOR_STATE{alertname="Watchdog"}'
+    return f"1000 * {listed(alerts)} or on () 0 * {listed(watchdog)}"
+
+
+def per_step(total: str) -> str:
+    """Mean per optimizer step of a counter of seconds, over the last few scrapes."""
+    steps = "llm_training_step_duration_seconds_count"
+    window = f"{RUN}[$__rate_interval]"
+    return f"sum by (run) (rate({total}{window})) / sum by (run) (rate({steps}{window}))"
+
+
+def started(selector: str) -> str:
+    """When each run that was there in the time range started, in Unix seconds."""
+    return f"max by (run) (last_over_time(llm_training_start_timestamp_seconds{selector}[$__range]))"

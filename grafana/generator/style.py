@@ -1,0 +1,203 @@
+"""How our panels look: the house defaults, once. Colours are Grafana's named ones, which fit both themes.
+
+Blue and orange are told apart by everybody; green, orange and red mean good, look, act, and never stand without a word
+or a number beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from generator.model import Json, Panel, Target
+
+MAIN, SECOND, THIRD, REFERENCE = "blue", "orange", "purple", "#8e8e8e"
+GOOD, LOOK, ACT, NEUTRAL = "green", "orange", "red", "#8e8e8e"
+
+#: The main colour behind its own smoothed line.
+MAIN_FAINT = "rgba(87, 148, 242, 0.5)"
+
+NO_RUN = "no run"
+
+Grid = tuple[int, int, int, int]
+
+
+def fixed(color: str) -> Json:
+    return {"mode": "fixed", "fixedColor": color}
+
+
+def line(color: str, width: int = 2, *, dash: bool = False, step: bool = False, fill: int = 0, **more: Any) -> Json:
+    """Properties of one query's lines in a time series."""
+    style: Json = {"color": fixed(color), "custom.lineWidth": width}
+    if dash:
+        style["custom.lineStyle"] = {"fill": "dash", "dash": [8, 6]}
+    if step:
+        style["custom.lineInterpolation"] = "stepAfter"
+    if fill:
+        style["custom.fillOpacity"] = fill
+    return {**style, **more}
+
+
+def steps(*marks: tuple[float | None, str]) -> Json:
+    """Thresholds: from each value on its colour; the first value is None."""
+    return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in marks]}
+
+
+def words(texts: Mapping[str, tuple[str, str | None]]) -> Json:
+    """A value mapping: value -> (text, colour)."""
+    return {
+        "type": "value",
+        "options": {
+            value: {"text": text, "index": i, **({"color": color} if color else {})}
+            for i, (value, (text, color)) in enumerate(texts.items())
+        },
+    }
+
+
+#: A figure that is no number is bad news and says so.
+NAN = {"type": "special", "options": {"match": "nan", "result": {"text": "NaN", "color": ACT, "index": 0}}}
+
+
+def above(limit: float, text: str) -> Json:
+    """A value mapping for figures that are too large to be read."""
+    return {"type": "range", "options": {"from": limit, "to": None, "result": {"text": text, "color": ACT, "index": 1}}}
+
+
+def tile(
+    id: int,
+    title: str,
+    description: str,
+    targets: Sequence[Target],
+    grid: Grid,
+    *,
+    no_value: str = NO_RUN,
+    color: Json | None = None,
+    color_mode: str = "value",
+    graph: bool = True,
+    names: bool = False,
+    value_size: int | None = 46,
+    mappings: Sequence[Json] = (),
+    **defaults: Any,
+) -> Panel:
+    """A stat: the last value, large, over its course in the time range. `value_size` None fits the text to the tile."""
+    text: Json = {"valueSize": value_size, **({"titleSize": 16} if names else {})} if value_size else {}
+    return Panel(
+        id,
+        "stat",
+        title,
+        description,
+        targets,
+        grid,
+        {
+            "color": color or fixed("text"),
+            "unit": "none",
+            "noValue": no_value,
+            "mappings": [NAN, *mappings],
+            "thresholds": steps((None, GOOD)),
+            **defaults,
+        },
+        options={
+            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "colorMode": color_mode,
+            "graphMode": "area" if graph else "none",
+            "justifyMode": "auto",
+            "orientation": "horizontal",
+            "textMode": "value_and_name" if names else "value",
+            "wideLayout": True,
+            "showPercentChange": False,
+            "text": text,
+        },
+    )
+
+
+def chart(
+    id: int,
+    title: str,
+    description: str,
+    targets: Sequence[Target],
+    grid: Grid,
+    *,
+    no_value: str = NO_RUN,
+    custom: Json | None = None,
+    legend: bool = True,
+    **defaults: Any,
+) -> Panel:
+    """A time series: thin grid, no points, the last values in the legend, one tooltip for all lines."""
+    look = {
+        "drawStyle": "line",
+        "lineInterpolation": "linear",
+        "lineWidth": 2,
+        "fillOpacity": 0,
+        "gradientMode": "none",
+        "showPoints": "never",
+        "spanNulls": False,
+        "axisPlacement": "auto",
+        "axisLabel": "",
+        "axisBorderShow": False,
+        "scaleDistribution": {"type": "linear"},
+        "stacking": {"mode": "none", "group": "A"},
+        "thresholdsStyle": {"mode": "off"},
+        **(custom or {}),
+    }
+    return Panel(
+        id,
+        "timeseries",
+        title,
+        description,
+        targets,
+        grid,
+        {
+            "color": {"mode": "palette-classic"},
+            "unit": "none",
+            "noValue": no_value,
+            "thresholds": steps((None, GOOD)),
+            "custom": look,
+            **defaults,
+        },
+        options={
+            "legend": {"showLegend": legend, "displayMode": "list", "placement": "bottom", "calcs": ["lastNotNull"]},
+            "tooltip": {"mode": "multi", "sort": "none", "hideZeros": False},
+        },
+    )
+
+
+def table(
+    id: int,
+    title: str,
+    description: str,
+    target: Target,
+    grid: Grid,
+    *,
+    no_value: str,
+    columns: Mapping[str, str],
+    overrides: Sequence[Json] = (),
+    transformations: Sequence[Json] = (),
+    header: bool = True,
+) -> Panel:
+    """A table of one instant query: `columns` are the labels to show, in order, with their headings."""
+    organize = {
+        "id": "organize",
+        "options": {
+            "excludeByName": {"Time": True, **({} if "Value" in columns else {"Value": True})},
+            "indexByName": {label: i for i, label in enumerate(columns)},
+            "renameByName": dict(columns),
+        },
+    }
+    return Panel(
+        id,
+        "table",
+        title,
+        description,
+        [target],
+        grid,
+        {"noValue": no_value, "custom": {"align": "left", "cellOptions": {"type": "auto"}}},
+        overrides,
+        {"showHeader": header, "cellHeight": "sm"},
+        [organize, *transformations],
+    )
+
+
+def column(name: str, **properties: Any) -> Json:
+    """Field options of one column of a table, by its heading; `__` in a keyword stands for a dot."""
+    values = [{"id": key.replace("__", "."), "value": value} for key, value in properties.items()]
+    return {"matcher": {"id": "byName", "options": name}, "properties": values}
