@@ -179,6 +179,11 @@ _CONCLUSIONS = {
 }
 
 
+def sentences() -> list[list[str]]:
+    """All phrases, for whoever needs the vocabulary."""
+    return [phrases for readings in _SENTENCES.values() for phrases in readings.values()] + list(_CONCLUSIONS.values())
+
+
 def figure(value: float) -> str:
     """A figure as prompt and explanation write it: no trailing zeros, no exponent for prices, no minus zero."""
     return f"{value + 0.0:.10g}"

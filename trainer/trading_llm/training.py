@@ -4,12 +4,14 @@ import math
 import random
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
@@ -21,7 +23,7 @@ from trading_llm.errors import UsageError
 from trading_llm.model import add_lora, load_base
 from trading_llm.report import ConsoleReport
 from trading_llm.settings import TrainSettings
-from training_exporter import PrometheusCallback, attach
+from training_exporter import PortTaken, PrometheusCallback, attach
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,6 +40,9 @@ def train(settings: TrainSettings) -> Path:
     Raises UsageError for input that the user can correct (before anything is trained), Interrupted after SIGINT or
     SIGTERM (a checkpoint is saved), and whatever ends the training itself.
     """
+    # Loading a model is over in a moment or draws its own bar; what libraries plan to rename is no news for the user.
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     injection = inject.parse(settings.inject) if settings.inject else None
     paths = dataset_paths(settings)
     if settings.threads is not None:
@@ -69,18 +74,23 @@ def train(settings: TrainSettings) -> Path:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    watch = attach(
-        trainer,
-        run=settings.run_name,
-        port=settings.metrics_port,
-        host=settings.metrics_host,
-        settings=settings.described(),
-    )
+    try:
+        watch = attach(
+            trainer,
+            run=settings.run_name,
+            port=settings.metrics_port,
+            host=settings.metrics_host,
+            settings=settings.described(),
+        )
+    except PortTaken as error:
+        raise UsageError(
+            f"--metrics-port: found {settings.metrics_port} ({error}); allowed: a port on which this process can listen"
+        ) from None
     monitor = watch.monitor
     monitor.add_sink(ConsoleReport(monitor, settings.logging_steps))
     if injection is not None:
         trainer.add_callback(inject.FaultCallback(injection, trainer, monitor))
-    print(f"{describe(trainer, settings, len(data), evaluation)}\nMetrics: {monitor.url}/metrics", flush=True)
+    print(f"{describe(trainer, settings, len(data), evaluation)}\nMetrics: {monitor.url}", flush=True)
 
     with EndBySignal(trainer, watch):
         trainer.train()

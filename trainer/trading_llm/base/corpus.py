@@ -5,10 +5,12 @@ volume) and quotes figures from a table above it, but in another format, other p
 It shares no sentence and no code with `explain.py`, only the drawing of alternatives.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
+from trading_llm.explain import sentences
 from trading_llm.phrases import expand, say
 
 _NAMES = (
@@ -109,7 +111,51 @@ def note(rng: np.random.Generator) -> str:
     return f"{values['name']} ({values['code']})\n{sheet}\n" + " ".join(f"{sentence}." for sentence in sentences)
 
 
-def notes(count: int, seed: int) -> Iterator[str]:
+def clippings(rng: np.random.Generator) -> str:
+    """Clauses of the trade's language, torn out of their sentences and mixed, with figures that mean nothing.
+
+    Their vocabulary is the trading dataset's; its format, order, conditions and which figure goes where are not.
+    """
+    clauses: list[str] = []
+    for _ in range(int(rng.integers(4, 7))):
+        values = figures(rng)
+        named = {name: values[column] for name, column in _FIGURES.items()} | {"symbol": values["code"]}
+        clauses += re.split(r"[,:;.] ", say(_CLAUSES, named, rng).lower())
+    rng.shuffle(clauses)
+    return ["; ", " / ", ", ", "\n"][int(rng.integers(4))].join(clauses)
+
+
+_FIGURES = {
+    "close": "last", "sma_20": "short", "ema_50": "long", "rsi_14": "strength", "macd": "fast", "macd_signal": "slow",
+    "bollinger_percent_b": "percent", "atr_percent": "range", "volume_ratio": "turnover", "change_percent": "move",
+}  # fmt: skip
+_CLAUSES = [phrase for phrases in sentences() for phrase in phrases]
+
+
+def drill(rng: np.random.Generator) -> str:
+    """Teaches to look up and to copy: a list that is repeated, or named figures that are asked for in another order."""
+    names = list({expand(_LETTERS * 2, rng) for _ in range(int(rng.integers(4, 9)))})
+    values = {name: figures(rng)[["last", "strength", "percent"][int(rng.integers(3))]] for name in names}
+    joint, between = [" ", ": ", " = "][int(rng.integers(3))], ["\n", ", ", "; "][int(rng.integers(3))]
+    table = between.join(f"{name}{joint}{values[name]}" for name in names)
+    if rng.random() < 0.4:
+        return f"{table}\n{table}\n"
+    again = [names[i] for i in rng.permutation(len(names))]
+    return table + "\n" + ", ".join(f"{name} {values[name]}" for name in again)
+
+
+_LETTERS = "{a|b|c|d|e|f|g|h|i|j|k|l|m|n|o|p|q|r|s|t|u|v|w|x|y|z}"
+
+
+def document(rng: np.random.Generator, clipping_share: float = 0.45, drill_share: float = 0.3) -> str:
+    """A document of one of the three kinds."""
+    draw = rng.random()
+    if draw < clipping_share:
+        return clippings(rng)
+    return drill(rng) if draw < clipping_share + drill_share else note(rng)
+
+
+def documents(count: int, seed: int) -> Iterator[str]:
     """`count` documents; the same seed gives the same ones."""
     rng = np.random.default_rng(seed)
-    return (note(rng) for _ in range(count))
+    return (document(rng) for _ in range(count))
