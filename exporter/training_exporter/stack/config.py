@@ -19,7 +19,7 @@ from training_exporter.stack import files
 from training_exporter.stack.errors import StackError
 
 # option, default, meaning; the environment variable is the option in capitals.
-_SETTINGS = (
+SETTINGS = (
     ("prometheus", f"localhost:{ports.PROMETHEUS}", "Prometheus' own address"),
     ("alertmanager", f"localhost:{ports.ALERTMANAGER}", "Alertmanager's address"),
     ("grafana-url", f"http://localhost:{ports.GRAFANA}", "Grafana, as a reader of a message reaches it"),
@@ -33,7 +33,7 @@ _SETTINGS = (
     ("smtp-password-file", "", "file that holds the password"),
     ("inbox-smtp", f"localhost:{ports.INBOX_SMTP}", "the inbox' SMTP address, to tell it from a real server"),
 )
-_DEFAULTS = {option: default for option, default, _ in _SETTINGS}
+_DEFAULTS = {option: default for option, default, _ in SETTINGS}
 _TRUE, _FALSE = {"true", "yes", "1", "on"}, {"false", "no", "0", "off"}
 
 
@@ -53,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="folder of alerts/ and prometheus/, the same for the servers (default: the shipped one)",
     )
     add("--targets-dir", type=Path, help="folder in which exporters announce themselves (default: prometheus/targets)")
-    for option, default, meaning in _SETTINGS:
+    for option, default, meaning in SETTINGS:
         add(f"--{option}", metavar="TEXT", help=meaning + (f" (default: {default})" if default else ""))
     add("--reload", metavar="URL", help="Alertmanager to tell about the new file, where it already runs")
     parser.set_defaults(run=run)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from training_exporter.stack.errors import StackError
+from training_exporter.stack.mrkdwn import decode
 
 MAX_MESSAGES = 500
 MAX_STORED_BYTES = 32 * 1024 * 1024
@@ -47,8 +48,8 @@ class Message:
         attachments = self.body["attachments"]
         if attachments:
             first = attachments[0]
-            return str(first["title"] or first["fallback"] or first["pretext"] or first["text"])
-        return str(self.body["text"])
+            return decode(str(first["title"] or first["fallback"] or first["pretext"] or first["text"]))
+        return decode(str(self.body["text"]))
 
     @property
     def text(self) -> str:

@@ -44,7 +44,7 @@ def render(text: str) -> Markup:
         atoms.append(_atom(match))
         return f"\x00{len(atoms) - 1}\x00"
 
-    escaped = html.escape(_decode(_ATOMS.sub(put_aside, text.replace("\x00", ""))))
+    escaped = html.escape(decode(_ATOMS.sub(put_aside, text.replace("\x00", ""))))
     for pattern, tag in _STYLES:
         escaped = pattern.sub(rf"<{tag}>\1</{tag}>", escaped)
     escaped = re.sub(r":([a-z_]+):", lambda match: _EMOJI.get(match[1], match[0]), escaped)
@@ -62,22 +62,22 @@ def safe_link(url: str) -> str | None:
 
 def _atom(match: re.Match[str]) -> str:
     if match["block"] is not None:
-        return f"<pre>{html.escape(_decode(match['block'].strip(chr(10))))}</pre>"
+        return f"<pre>{html.escape(decode(match['block'].strip(chr(10))))}</pre>"
     if match["code"] is not None:
-        return f"<code>{html.escape(_decode(match['code']))}</code>"
+        return f"<code>{html.escape(decode(match['code']))}</code>"
     if match["bare"] is not None:
         return _anchor(match["bare"], match["bare"])
     target, _, label = match["link"].partition("|")
     if target.startswith(("!", "@", "#")):  # <!here>, <@U123>, <#C123>
-        return f'<span class="mention">@{html.escape(_decode(label or target[1:]))}</span>'
-    if safe_link(_decode(target)) is None:
+        return f'<span class="mention">@{html.escape(decode(label or target[1:]))}</span>'
+    if safe_link(decode(target)) is None:
         return html.escape(match[0])  # No link, and nothing that should be hidden.
     return _anchor(target, label or target)
 
 
 def _anchor(target: str, label: str) -> str:
-    url = safe_link(_decode(target))
-    shown = html.escape(_decode(label))
+    url = safe_link(decode(target))
+    shown = html.escape(decode(label))
     if url is None:
         return shown
     return f'<a href="{html.escape(url)}" target="_blank" rel="noopener noreferrer">{shown}</a>'
@@ -87,7 +87,8 @@ def _quote(line: str) -> str:
     return f"<blockquote>{line[4:].lstrip()}</blockquote>" if line.startswith("&gt;") else line
 
 
-def _decode(text: str) -> str:
+def decode(text: str) -> str:
+    """`text` with Slack's three escapes resolved, as Slack shows it where no markup is read (titles)."""
     for entity, character in _ENTITIES:
         text = text.replace(entity, character)
     return text

@@ -24,11 +24,11 @@ READY_SECONDS = 60.0
 
 
 def free_port(preferred: int, host: str = "127.0.0.1", taken: Iterable[int] = ()) -> int:
-    """`preferred` where nothing listens on it, else a port that the system finds free.
+    """`preferred` where nothing listens on it (0: no preference), else a port that the system finds free.
 
     `taken` are ports that are promised to a server that has not started yet.
     """
-    if preferred not in taken and port_is_free(preferred, host):
+    if preferred and preferred not in taken and port_is_free(preferred, host):
         return preferred
     with socket.socket() as probe:
         probe.bind((host, 0))
@@ -85,7 +85,7 @@ class Child:
             self.process.send_signal(signal.SIGINT)
 
     def stop(self) -> int:
-        """End it: SIGTERM, and SIGKILL after GRACE_SECONDS. Returns its exit status."""
+        """End it: SIGTERM, and SIGKILL after the stack's `grace_seconds`. Returns its exit status."""
         if self.running:
             self.process.terminate()
         status = self.process.wait()
@@ -103,9 +103,13 @@ class Child:
 
 @dataclass
 class Stack:
-    """The child processes of one demo or test, as a context: all that it started has ended when it is left."""
+    """The child processes of one demo or test, as a context: all that it started has ended when it is left.
+
+    A child that has not ended `grace_seconds` after SIGTERM is killed.
+    """
 
     log_dir: Path
+    grace_seconds: float = GRACE_SECONDS
     children: list[Child] = field(default_factory=list)
 
     def start(
@@ -120,7 +124,7 @@ class Stack:
         """Start `command` with its output in `<log_dir>/<name>.log`. `environment` None: this process' own."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
         log = self.log_dir / f"{name}.log"
-        guarded = [sys.executable, "-I", "-S", guard.__file__, str(GRACE_SECONDS), *map(str, command)]
+        guarded = [sys.executable, "-I", "-S", guard.__file__, str(self.grace_seconds), *map(str, command)]
         with log.open("ab") as output:
             process = subprocess.Popen(
                 guarded,

@@ -61,7 +61,9 @@ class App:
         self.templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
         )
-        self.templates.filters.update(mrkdwn=mrkdwn.render, safe_link=mrkdwn.safe_link, colour=_colour, clock=_clock)
+        self.templates.filters.update(
+            mrkdwn=mrkdwn.render, slack_text=mrkdwn.decode, safe_link=mrkdwn.safe_link, colour=_colour, clock=_clock
+        )
         # Raw HTML in a runbook stays text; markdown-it refuses javascript: links by itself.
         self.markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
