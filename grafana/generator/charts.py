@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from generator import facts
 from generator.model import Panel, Target
-from generator.queries import RUN, of_run, per_step
+from generator.queries import RUN, at_evaluations, of_run, per_step
 from generator.style import ACT, LOOK, MAIN, MAIN_FAINT, REFERENCE, SECOND, THIRD, Grid, chart, line, steps
 
 
@@ -15,19 +15,18 @@ def loss(id: int, grid: Grid) -> Panel:
         "Loss",
         "Good: a rapid decrease in the first 10-20% of the training, then a steady, slower one, then flattening; the "
         "validation loss follows 5-15% above. LossRising fires when the smoothed loss has stayed above the dashed line "
-        f"({limit:g} times its best so far) for several points.",
+        f"({limit:g} times its best so far) for several points, and by more than this run's noise explains.",
         [
             Target(of_run("llm_training_loss"), "training", properties=line(MAIN_FAINT, 1)),
             Target(of_run("llm_training_loss_smoothed"), "training, smoothed", properties=line(MAIN, 3)),
-            Target(of_run("llm_training_validation_loss"), "validation", properties=line(SECOND, 2, step=True)),
+            Target(at_evaluations("llm_training_validation_loss"), "validation", properties=line(SECOND, points=True)),
             Target(
                 f"{limit:g} * {of_run('llm_training_loss_best')}",
-                "alert when the smoothed loss stays above",
+                "alert line of the smoothed loss",
                 properties=line(ACT, 1, dash=True),
             ),
         ],
         grid,
-        decimals=2,
     )
 
 
@@ -38,10 +37,11 @@ def perplexity(id: int, grid: Grid) -> Panel:
         "Good: a sharp decrease from about 7-12, then levelling off: 3-5 after one epoch, 1.5-3 after three.",
         [
             Target(of_run("llm_training_perplexity"), "training", properties=line(MAIN)),
-            Target(of_run("llm_training_validation_perplexity"), "validation", properties=line(SECOND, step=True)),
+            Target(
+                at_evaluations("llm_training_validation_perplexity"), "validation", properties=line(SECOND, points=True)
+            ),
         ],
         grid,
-        decimals=1,
     )
 
 
@@ -117,7 +117,6 @@ def gradient_norm(id: int, grid: Grid) -> Panel:
         "the loss.",
         [Target(of_run("llm_training_gradient_norm"), "gradient norm", properties=line(MAIN))],
         grid,
-        decimals=1,
         min=0,
     )
 

@@ -15,6 +15,12 @@ def of_run(metric: str) -> str:
     return f"max by (run) ({metric}{RUN})"
 
 
+def at_evaluations(metric: str) -> str:
+    """A figure of the evaluations at the moments when it was new: a line through them, not stairs that come late."""
+    now, before = of_run(metric), of_run(metric).replace(RUN, f"{RUN} offset $__interval")
+    return f"{now} unless {before} == {now}"
+
+
 def state() -> str:
     """The place of the run's state in STATES, from 1, or NO_ANSWER."""
     numbered = " or ".join(

@@ -26,13 +26,13 @@ def fixed(color: str) -> Json:
     return {"mode": "fixed", "fixedColor": color}
 
 
-def line(color: str, width: int = 2, *, dash: bool = False, step: bool = False, fill: int = 0, **more: Any) -> Json:
+def line(color: str, width: int = 2, *, dash: bool = False, points: bool = False, fill: int = 0, **more: Any) -> Json:
     """Properties of one query's lines in a time series."""
     style: Json = {"color": fixed(color), "custom.lineWidth": width}
     if dash:
         style["custom.lineStyle"] = {"fill": "dash", "dash": [8, 6]}
-    if step:
-        style["custom.lineInterpolation"] = "stepAfter"
+    if points:  # few and far between: shown, and joined
+        style |= {"custom.showPoints": "always", "custom.pointSize": 7, "custom.spanNulls": True}
     if fill:
         style["custom.fillOpacity"] = fill
     return {**style, **more}

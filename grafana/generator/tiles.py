@@ -52,6 +52,7 @@ def run_state(id: int, grid: Grid) -> Panel:
 
 
 def progress(id: int, grid: Grid) -> Panel:
+    left = {"unit": "dthms", "decimals": 0, "mappings": [words({"0": ("–", None)})]}
     return tile(
         id,
         "Progress",
@@ -59,7 +60,7 @@ def progress(id: int, grid: Grid) -> Panel:
         "included; epochs done.",
         [
             Target(of_run("llm_training_progress_ratio"), "done", properties={"unit": "percentunit", "decimals": 0}),
-            Target(of_run("llm_training_remaining_seconds"), "left", properties={"unit": "dthms", "decimals": 0}),
+            Target(of_run("llm_training_remaining_seconds"), "left", properties=left),
             Target(of_run("llm_training_epoch"), "epoch", properties={"unit": "none", "decimals": 2}),
         ],
         grid,
@@ -148,6 +149,7 @@ def gpu_memory(id: int, grid: Grid) -> Panel:
         [Target("max(gpu:llm_gpu_memory_used:ratio)")],
         grid,
         color={"mode": "thresholds"},
+        graph=False,
         no_value="no GPU",
         unit="percentunit",
         decimals=1,

@@ -1,0 +1,183 @@
+"""A real Prometheus, with the project's rules, that scrapes real monitors and the GPU command for some ten seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training_exporter.events import Evaluated, LossLogged, PhaseChanged, RunStarted, StepEnded
+from training_exporter.monitor import Monitor
+from training_exporter.stack.binaries import PROMETHEUS
+from training_exporter.stack.servers import Stack, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+HEALTHY, BROKEN = "healthy-run.1", 'broken "run"'
+STEPS, PEAK = 60, 2e-4
+STEP_SECONDS = 0.15
+#: How far back a query may look: the recording is younger than that.
+RANGE_SECONDS = 120
+
+
+class QueryFailed(AssertionError):
+    """Prometheus refused a query; the message is its own."""
+
+
+@dataclass
+class Recording:
+    """What was recorded: `calm` while nothing fired, `broken` when an alert did, `ended` at the end (Unix seconds)."""
+
+    url: str
+    began: float
+    calm: float = 0.0
+    broken: float = 0.0
+    ended: float = 0.0
+
+    def call(self, path: str, **parameters: Any) -> Any:
+        data = urllib.parse.urlencode(parameters).encode()
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}", data, timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise QueryFailed(f"{parameters.get('query')}\n{error.read().decode()}") from None
+
+    def instant(self, expr: str, at: float) -> list[dict[str, Any]]:
+        """The series of an instant query, each with `metric` and `value` (time, text)."""
+        return list(self.call("query", query=expr, time=at)["result"])
+
+    def range(self, expr: str, until: float) -> list[dict[str, Any]]:
+        """The series from the beginning until then, at every second, each with `metric` and `values`."""
+        return list(self.call("query_range", query=expr, start=self.began, end=until, step=1)["result"])
+
+    def wait(self, condition: str, timeout: float = 20.0) -> float:
+        """Waits until the query gives a series; returns when that was (Unix seconds)."""
+        end = time.time() + timeout
+        while not self.instant(condition, time.time()):
+            assert time.time() < end, f"after {timeout:g} s still no series: {condition}"
+            time.sleep(0.2)
+        return time.time()
+
+
+@contextmanager
+def record(directory: Path) -> Iterator[Recording]:
+    """Starts the servers, makes the runs, and leaves Prometheus running while the caller looks."""
+    targets = directory / "targets"
+    with Stack(directory) as stack:
+        url = _prometheus(stack, directory, targets)
+        gpu = [sys.executable, "-m", "training_exporter.cli", "gpu", "--replay", "healthy", "--port", "0"]
+        stack.start("gpu", [*gpu, "--targets-dir", str(targets)])
+        monitors = {
+            run: Monitor(run, port=0, gpu=False, targets_dir=targets, linger_seconds=3.0) for run in (HEALTHY, BROKEN)
+        }
+        recording = Recording(url, began=time.time())
+        try:
+            _runs(recording, monitors)
+            yield recording
+        finally:
+            for monitor in monitors.values():
+                monitor.close()
+
+
+def _prometheus(stack: Stack, directory: Path, targets: Path) -> str:
+    """Starts it with the project's own configuration at a second's pace; returns its URL."""
+    port = free_port(0)
+    config = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    config["global"].update(scrape_interval="1s", evaluation_interval="1s")
+    config["rule_files"] = ["*.rules.yml"]
+    config["alerting"]["alertmanagers"] = []
+    config["scrape_configs"][0]["file_sd_configs"] = [{"files": [f"{targets}/*.json"], "refresh_interval": "1s"}]
+    config["scrape_configs"][1]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+    del config["scrape_configs"][2]  # Alertmanager: not here, and its absence would fire TargetDown
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    for file in [*(ROOT / "prometheus" / "rules").glob("*.yml"), *(ROOT / "alerts" / "rules").glob("*.yml")]:
+        rules = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for group in rules["groups"]:
+            group.pop("interval", None)
+        text = yaml.safe_dump(rules, allow_unicode=True)
+        (directory / f"{file.parent.parent.name}-{file.stem}.rules.yml").write_text(text, encoding="utf-8")
+    program = PROMETHEUS.find()
+    assert program is not None
+    child = stack.start(
+        "prometheus",
+        [
+            program,
+            f"--config.file={directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={directory / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        url=f"http://127.0.0.1:{port}",
+    )
+    child.wait_ready("/-/ready")
+    return child.url
+
+
+def _runs(recording: Recording, monitors: dict[str, Monitor]) -> None:
+    """Both runs learn; one then produces NaN and vanishes, the other completes."""
+    for run, monitor in monitors.items():
+        monitor.emit(
+            RunStarted(
+                time=time.time(),
+                run=run,
+                max_steps=STEPS,
+                num_epochs=2.0,
+                peak_learning_rate=PEAK,
+                lr_scheduler="linear",
+                settings={"base_model": "tiny", "batch_size": "8", "learning_rate": f"{PEAK:g}"},
+            )
+        )
+    for step in range(1, STEPS + 1):
+        time.sleep(STEP_SECONDS)
+        for monitor in monitors.values():
+            _step(monitor, step)
+        if step % 10 == 0:
+            _evaluate(monitors[HEALTHY], step)
+    recording.calm = recording.wait('ALERTS{alertname="Watchdog"} and on () gpu:llm_gpu_memory_used:ratio')
+
+    monitors[BROKEN].emit(LossLogged(time=time.time(), step=STEPS, loss=math.nan))
+    recording.broken = recording.wait('ALERTS{alertname="LossNaN",alertstate="firing"}')
+
+    server = monitors[BROKEN].server
+    assert server is not None
+    server.stop()  # gone without a word, as after kill -9: its target file stays
+    monitors[HEALTHY].end("completed")
+    monitors[HEALTHY].close()
+    last_word = "last_over_time(run:llm_training_state:active[1m])"
+    recording.wait(f"{last_word} == 0")
+    recording.ended = recording.wait(f"{last_word} == 1 unless on (run) llm_training_state")
+
+
+def _step(monitor: Monitor, step: int) -> None:
+    """One optimizer step of a healthy run: the loss falls from 2 towards 0.7."""
+    now, done = time.time(), step / STEPS
+    loss = 0.7 + 1.3 * math.exp(-4 * done) + 0.02 * math.sin(step)
+    monitor.emit(
+        StepEnded(
+            time=now,
+            step=step,
+            epoch=2 * done,
+            tokens=180,
+            duration_seconds=STEP_SECONDS,
+            data_wait_seconds=0.1 * STEP_SECONDS,
+            learning_rate=PEAK * (1 - (step - 1) / STEPS),
+        )
+    )
+    monitor.emit(LossLogged(time=now, step=step, loss=loss, gradient_norm=1 + math.cos(step) / 4))
+
+
+def _evaluate(monitor: Monitor, step: int) -> None:
+    monitor.emit(PhaseChanged(time=time.time(), state="evaluating"))
+    loss = monitor.state.loss
+    assert loss is not None
+    monitor.emit(Evaluated(time=time.time(), step=step, loss=1.1 * loss))
+    monitor.emit(PhaseChanged(time=time.time(), state="training"))
