@@ -202,6 +202,7 @@ def test_several_alerts_firing_and_resolved_in_one_group(tmp_path: Path) -> None
         assert positions == sorted(positions)
     assert text.count("*What to do:*") == 2
     assert text.count("|Silence>") == 2
+    assert text.count("\n\n") == 2, "an empty line between alerts, none at the end"
 
 
 def test_one_alert_left_of_several_gives_its_summary(tmp_path: Path) -> None:
