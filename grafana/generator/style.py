@@ -15,7 +15,7 @@ MAIN, SECOND, THIRD, REFERENCE = "blue", "orange", "purple", "#8e8e8e"
 GOOD, LOOK, ACT, NEUTRAL = "green", "orange", "red", "#8e8e8e"
 
 #: The main colour behind its own smoothed line.
-MAIN_FAINT = "rgba(87, 148, 242, 0.5)"
+MAIN_FAINT = "rgba(87, 148, 242, 0.75)"
 
 NO_RUN = "no run"
 
@@ -58,9 +58,14 @@ def words(texts: Mapping[str, tuple[str, str | None]]) -> Json:
 NAN = {"type": "special", "options": {"match": "nan", "result": {"text": "NaN", "color": ACT, "index": 0}}}
 
 
+def missing(text: str) -> Json:
+    """A value mapping for no value at all: in grey, for its absence is neither good nor bad."""
+    return {"type": "special", "options": {"match": "null", "result": {"text": text, "color": NEUTRAL, "index": 1}}}
+
+
 def above(limit: float, text: str) -> Json:
     """A value mapping for figures that are too large to be read."""
-    return {"type": "range", "options": {"from": limit, "to": None, "result": {"text": text, "color": ACT, "index": 1}}}
+    return {"type": "range", "options": {"from": limit, "to": None, "result": {"text": text, "color": ACT, "index": 2}}}
 
 
 def tile(
@@ -92,7 +97,7 @@ def tile(
             "color": color or fixed("text"),
             "unit": "none",
             "noValue": no_value,
-            "mappings": [NAN, *mappings],
+            "mappings": [NAN, missing(no_value), *mappings],
             "thresholds": steps((None, GOOD)),
             **defaults,
         },
