@@ -242,6 +242,12 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         _signal(lambda g: g.rise_ratio),
     ),
     Family(
+        "llm_training_loss_rise_zscore",
+        "gauge",
+        "The same rise in standard deviations of the smoothed loss.",
+        _signal(lambda g: g.rise_zscore),
+    ),
+    Family(
         "llm_training_loss_improvement_ratio",
         "gauge",
         "Share of the initial loss that training has removed; negative when the loss is higher.",

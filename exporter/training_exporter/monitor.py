@@ -21,6 +21,7 @@ from training_exporter import ports
 from training_exporter._version import __version__
 from training_exporter.events import FINAL_STATES, Event, RunEnded
 from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES, collect
+from training_exporter.gpu import GpuCollector, open_gpu_collector
 from training_exporter.journal import JOURNAL_NAME, JournalWriter, make_room
 from training_exporter.sinks.collectors import Collect, registry_of
 from training_exporter.sinks.server import MetricsApp, MetricsServer
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 
 #: Called with each event after the state has taken it. An error is logged once and counted, never passed on.
 Sink = Callable[[Event, RunState], None]
-
-#: Nobody scrapes less often: after so long without a scrape nobody is listening, and the end waits for nobody.
-LISTENER_SECONDS = 120.0
 
 
 def run_name(output_dir: str | os.PathLike[str] | None, now: float | None = None) -> str:
@@ -67,7 +65,7 @@ class Monitor:
         self.state = RunState()
         self.errors: Counter[str] = Counter()
         self.linger_seconds = linger_seconds
-        self.gpu: Collect | None = None
+        self.gpu: GpuCollector | None = None
         self._lock = threading.Lock()
         self._sinks: list[tuple[str, Sink]] = []
         self._closed = False
@@ -78,8 +76,6 @@ class Monitor:
         sources: list[tuple[str, Collect]] = [("run", self._collect_run), ("exporter", self._collect_exporter)]
         if gpu:
             with self.guard("gpu"):
-                from training_exporter.gpu import open_gpu_collector
-
                 self.gpu = open_gpu_collector()
                 if self.gpu is not None:
                     sources.append(("gpu", self.gpu))
@@ -129,8 +125,9 @@ class Monitor:
     def close(self) -> None:
         """End in good order: the journal is on disk and Prometheus has had the final state, then the server stops.
 
-        Waits until the page was scraped twice after the end, at most `linger_seconds`; not at all when nobody has
-        scraped it for a while. Safe to call more than once; also called when the interpreter exits.
+        Waits until the page was scraped twice after the end, but no longer than the scrapes so far let expect and at
+        most `linger_seconds`; not at all when nobody scrapes. Safe to call more than once; also called when the
+        interpreter exits.
         """
         if self._closed:
             return
@@ -141,10 +138,11 @@ class Monitor:
         if self._journal is not None:
             self._journal.close()
         if self.server is not None:
-            since = self.server.app.seconds_since_scrape()
-            if since is not None and since < LISTENER_SECONDS and self.ended:
+            patience = min(self.server.app.patience(), self.linger_seconds)
+            if self.ended and patience > 0:
+                log.info("waiting for Prometheus to take the final state of %s (%.0f s at most)", self.run, patience)
                 # Twice, because the first scrape may have begun before the end was known.
-                self.server.app.wait_for_scrapes(2, self.linger_seconds)
+                self.server.app.wait_for_scrapes(2, patience)
             if self._registration is not None:
                 self._registration.close()
             with self.guard("server"):

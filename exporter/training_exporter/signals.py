@@ -32,8 +32,13 @@ class LossSignals:
         self._hold = _clamp(points / 50, 3, 20)
         self._mean = 0.0
         self._weight = 0.0
+        # The noise is followed three times as slowly as the level, so that a rise does not hide in its own noise.
+        self._noise_alpha = self._alpha / 3
+        self._noise = 0.0
+        self._noise_weight = 0.0
         self._initial_sum = 0.0
         self._recent_rises: deque[float] = deque(maxlen=self._hold)
+        self._recent_zscores: deque[float] = deque(maxlen=self._hold)
         self.points = 0
         self.best: float | None = None
 
@@ -44,6 +49,8 @@ class LossSignals:
         self.points += 1
         if self.points <= self._initial_points:
             self._initial_sum += loss
+        if self._weight:
+            self._add_residual(loss - self._mean / self._weight)
         self._mean += self._alpha * (loss - self._mean)
         self._weight += self._alpha * (1 - self._weight)
         smoothed = self._mean / self._weight
@@ -52,6 +59,22 @@ class LossSignals:
             # Losses of preference and policy objectives go below zero, where a ratio means nothing.
             if self.best > 0:
                 self._recent_rises.append(smoothed / self.best - 1)
+            if (deviation := self._smoothed_deviation()) is not None:
+                self._recent_zscores.append((smoothed - self.best) / deviation)
+
+    def _add_residual(self, residual: float) -> None:
+        """Follow the noise of single points around their mean; one outlier counts as three deviations at most."""
+        if self._noise > 0:
+            limit = 3 * math.sqrt(self._noise / self._noise_weight)
+            residual = min(max(residual, -limit), limit)
+        self._noise += self._noise_alpha * (residual * residual - self._noise)
+        self._noise_weight += self._noise_alpha * (1 - self._noise_weight)
+
+    def _smoothed_deviation(self) -> float | None:
+        """Standard deviation that the noise alone gives to the smoothed loss."""
+        if self._noise <= 0:
+            return None
+        return math.sqrt(self._noise / self._noise_weight * self._alpha / (2 - self._alpha))
 
     @property
     def smoothed(self) -> float | None:
@@ -67,6 +90,11 @@ class LossSignals:
     def rise_ratio(self) -> float | None:
         """How far the smoothed loss has stayed above its best: the least of the last few points' excess."""
         return min(self._recent_rises) if len(self._recent_rises) == self._hold else None
+
+    @property
+    def rise_zscore(self) -> float | None:
+        """The same rise in standard deviations of the smoothed loss: what noise alone does not reach."""
+        return min(self._recent_zscores) if len(self._recent_zscores) == self._hold else None
 
     @property
     def improvement_ratio(self) -> float | None:

@@ -5,17 +5,42 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import GaugeMetricFamily
+
+from training_exporter.families import Family, collect
 
 log = logging.getLogger(__name__)
 
 #: A source of families: called at every scrape, may raise.
 Collect = Callable[[], Iterable[Metric]]
 
-SUCCESS = "training_exporter_collector_success"
-DURATION = "training_exporter_collector_duration_seconds"
+
+@dataclass
+class _Outcome:
+    """How the collectors of one scrape fared: success (0 or 1) and seconds, by collector."""
+
+    success: dict[tuple[str, ...], float] = field(default_factory=dict)
+    duration: dict[tuple[str, ...], float] = field(default_factory=dict)
+
+
+COLLECTOR_FAMILIES: tuple[Family[_Outcome], ...] = (
+    Family(
+        "training_exporter_collector_success",
+        "gauge",
+        "1 if the collector worked at this scrape, else 0.",
+        lambda outcome: outcome.success,
+        ("collector",),
+    ),
+    Family(
+        "training_exporter_collector_duration_seconds",
+        "gauge",
+        "Time that the collector took at this scrape.",
+        lambda outcome: outcome.duration,
+        ("collector",),
+    ),
+)
 
 
 class GuardedCollectors:
@@ -30,25 +55,23 @@ class GuardedCollectors:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        success = GaugeMetricFamily(SUCCESS, "1 if the collector worked at this scrape, else 0.", labels=["collector"])
-        duration = GaugeMetricFamily(DURATION, "Time that the collector took at this scrape.", labels=["collector"])
+        outcome = _Outcome()
         for name, source in self._sources:
             began = time.perf_counter()
             try:
                 # All or nothing: half a collector would be read as values that have gone.
                 metrics = list(source())
             except Exception:
-                success.add_metric([name], 0)
+                outcome.success[(name,)] = 0.0
                 if name not in self._failing:
                     self._failing.add(name)
                     log.exception("collector %r failed; its metrics are missing until it works again", name)
             else:
                 self._failing.discard(name)
-                success.add_metric([name], 1)
+                outcome.success[(name,)] = 1.0
                 yield from metrics
-            duration.add_metric([name], time.perf_counter() - began)
-        yield success
-        yield duration
+            outcome.duration[(name,)] = time.perf_counter() - began
+        yield from collect(COLLECTOR_FAMILIES, outcome, {})
 
 
 def registry_of(sources: Sequence[tuple[str, Collect]]) -> CollectorRegistry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import html
 import logging
+import math
 import queue
 import threading
 import time
@@ -36,6 +37,7 @@ class MetricsApp:
         self._title = title
         self._scrapes = 0
         self._last_scrape: float | None = None
+        self._interval: float | None = None
         self._scraped = threading.Condition()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -48,8 +50,10 @@ class MetricsApp:
             body: Iterable[bytes] = self._metrics(environ, start_response)
             if method == "GET":
                 with self._scraped:
+                    now = time.monotonic()
+                    self._interval = None if self._last_scrape is None else now - self._last_scrape
                     self._scrapes += 1
-                    self._last_scrape = time.monotonic()
+                    self._last_scrape = now
                     self._scraped.notify_all()
             return body
         if path == "/":
@@ -61,9 +65,17 @@ class MetricsApp:
             return _answer(start_response, "200 OK", page, ("Content-Type", "text/html; charset=utf-8"))
         return _answer(start_response, "200 OK", "OK\n")
 
-    def seconds_since_scrape(self) -> float | None:
-        """Time since the last scrape, None when there was none."""
-        return None if self._last_scrape is None else time.monotonic() - self._last_scrape
+    def patience(self) -> float:
+        """Seconds after which, by the scrapes so far, two more should have come; 0 when nobody is listening any more.
+
+        Infinite when there was only one scrape, from which no interval can be told.
+        """
+        if self._last_scrape is None:
+            return 0.0
+        if self._interval is None:
+            return math.inf
+        patience = 3 * self._interval + 2.0
+        return patience if time.monotonic() - self._last_scrape < patience else 0.0
 
     def wait_for_scrapes(self, count: int, timeout: float) -> bool:
         """Block until `count` further scrapes were answered, or for `timeout` seconds. True when they were."""
@@ -116,7 +128,7 @@ class MetricsServer:
         self._server.stop()
 
     def _listen(self, port: int) -> tuple[Any, int]:
-        server = cheroot.wsgi.Server(
+        server = _Server(
             (self.host, port), self.app, numthreads=2, max=4, timeout=10, shutdown_timeout=1, request_queue_size=64
         )
         # A peer that floods or dribbles must not grow the training process.
@@ -130,7 +142,7 @@ class MetricsServer:
             try:
                 server.prepare()
             except OSError as error:
-                outcome.put(error)
+                outcome.put(server.bind_error or error)
                 return
             outcome.put(None)
             server.serve()
@@ -142,6 +154,19 @@ class MetricsServer:
         return server, int(server.bind_addr[1])
 
 
+class _Server(cheroot.wsgi.Server):
+    """Keeps why the address could not be had: cheroot replaces it by an error without a number."""
+
+    bind_error: OSError | None = None
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().bind(*args, **kwargs)
+        except OSError as error:
+            self.bind_error = error
+            raise
+
+
 def _log_http_error(msg: str = "", level: int = 20, traceback: bool = False) -> None:
     """What a peer did wrong is no news on the training's console."""
     log.debug("http: %s", msg, exc_info=traceback)
@@ -149,7 +174,7 @@ def _log_http_error(msg: str = "", level: int = 20, traceback: bool = False) -> 
 
 def _explain(host: str, port: int, error: OSError) -> str:
     reason = {
-        errno.EADDRINUSE: "the port is taken by another process; give another --metrics-port, or none for a free one",
+        errno.EADDRINUSE: "the port is taken by another process; name another one, or none to get one that is free",
         errno.EACCES: "this user may not use that port; ports from 1024 on are free to all",
         errno.EADDRNOTAVAIL: "this machine has no such address",
     }.get(error.errno or 0, error.strerror or str(error))

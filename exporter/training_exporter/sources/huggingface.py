@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -197,7 +197,8 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         if self.monitor is None or self._phase == phase or not self._phase or self.monitor.ended:
             return
         self._phase = phase
-        self.monitor.emit(events.PhaseChanged(time=time.time(), state=phase))
+        with self.monitor.guard("phase"):
+            self.monitor.emit(events.PhaseChanged(time=time.time(), state=phase))
 
     def flush(self) -> None:
         """Take the figures that are still on their way. Waits for the device: only when the loop is over."""
@@ -376,14 +377,13 @@ class _StepProbe:
         def counted() -> Any:
             # What an earlier epoch fetched and never used is not ahead of this one.
             self._ahead.clear()
-            return _CountingIterator(original(), self._count_ahead)
+            return _CountingIterator(original(), self._count_ahead, self._monitor)
 
         base._get_iterator = counted
 
     def _count_ahead(self, batch: Any) -> None:
-        with self._monitor.guard("tokens"):
-            tokens = _token_tensor(batch)
-            self._ahead.append(int(tokens.sum()) if tokens is not None else 0)
+        tokens = _token_tensor(batch)
+        self._ahead.append(int(tokens.sum()) if tokens is not None else 0)
 
     def _take_tokens(self, inputs: Any) -> None:
         if self._ahead:
@@ -403,15 +403,16 @@ class _StepProbe:
 class _CountingIterator:
     """A data loader's iterator that shows each batch to `see`; everything else is the iterator's own."""
 
-    def __init__(self, iterator: Any, see: Callable[[Any], None]) -> None:
-        self._iterator, self._see = iterator, see
+    def __init__(self, iterator: Any, see: Callable[[Any], None], monitor: Monitor) -> None:
+        self._iterator, self._see, self._monitor = iterator, see, monitor
 
     def __iter__(self) -> _CountingIterator:
         return self
 
     def __next__(self) -> Any:
         batch = next(self._iterator)
-        self._see(batch)
+        with self._monitor.guard("tokens"):
+            self._see(batch)
         return batch
 
     def __getattr__(self, name: str) -> Any:
@@ -434,7 +435,9 @@ class _InFlight:
     ) -> None:
         self._step, self._epoch, self._world_size, self._time = step, epoch, world_size, time.time()
         # A sharded norm (DTensor) would need a collective to be read: left out.
-        self._has_norm = isinstance(norm, int | float) or (type(norm) is torch.Tensor and norm.numel() == 1)
+        self._has_norm = isinstance(norm, int | float) or (
+            type(norm) is torch.Tensor and cast(torch.Tensor, norm).numel() == 1
+        )
         self._has_tokens = tokens is not None
         parts = [loss.reshape(()).double()]
         if self._has_norm:
@@ -485,9 +488,11 @@ def _token_tensor(batch: Any) -> torch.Tensor | None:
     mask = batch.get("attention_mask")
     if isinstance(mask, torch.Tensor) and mask.dim() == 2:
         return mask
-    ids: Any = batch.get("input_ids")
+    ids = batch.get("input_ids")
+    if not isinstance(ids, torch.Tensor):
+        return None
     # Without a mask nothing is padding: padding-free and packed batches have none.
-    return torch.tensor(ids.numel()) if isinstance(ids, torch.Tensor) else None
+    return torch.tensor(ids.numel())
 
 
 def _number(value: Any) -> float | None:

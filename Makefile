@@ -1,0 +1,48 @@
+# The commands of the project. `demo` and `test` do all the set-up that they need, on a bare machine too.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+
+.PHONY: demo test lint format bench setup generate clean
+.DEFAULT_GOAL := demo
+
+## The main job without Docker: one fine-tuning, watched. INJECT=loss_rising for a fault, HOLD=1 to look around after.
+demo: setup
+	@exec $(BIN)/trading-llm demo $(if $(INJECT),--inject $(INJECT)) $(if $(HOLD),--hold)
+
+## All tests, on real servers.
+test: setup
+	$(BIN)/python -m pytest
+
+## Style, types, generated files.
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m training_exporter.reference --check docs/metrics.md
+	$(BIN)/python grafana/generate.py --check
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+## What is generated from the one table of families and from the dashboards' code.
+generate: setup
+	$(BIN)/python -m training_exporter.reference docs/metrics.md
+	$(BIN)/python grafana/generate.py
+
+## Cost of watching, as ratios side by side in one run.
+bench: setup
+	$(BIN)/python -m tests.bench
+
+## .venv with all console scripts, and Prometheus and Alertmanager where they are missing.
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml .ci/constraints.txt .ci/setup
+	@PYTHON=$(PYTHON) .ci/setup $(VENV)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache
