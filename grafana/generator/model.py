@@ -132,7 +132,7 @@ class Dashboard:
     variables: Sequence[Variable]
     links: Sequence[Json]
     tags: Sequence[str]
-    time_from: str = "now-30m"
+    time_from: str = "now-1h"  # as long as RunFailed and RunVanished last: their links must show the run
     refresh: str = "5s"
 
     def json(self) -> Json:

@@ -47,7 +47,11 @@ def firing_alerts(id: int, grid: Grid) -> Panel:
                 custom__width=170,
                 links=[{"title": "Runbook", "url": "${runbooks}/${__data.fields.Alert}", "targetBlank": True}],
             ),
-            column("Meaning", mappings=[words({**summaries, "Watchdog/none": ("No alert is firing.", None)})]),
+            column(
+                "Meaning",
+                custom__minWidth=320,
+                mappings=[words({**summaries, "Watchdog/none": ("No alert is firing.", None)})],
+            ),
             column("Where", custom__width=280),
             column("Since", custom__width=150, unit="dateTimeFromNow", mappings=[words({"0": (" ", None)})]),
         ],

@@ -57,8 +57,9 @@ class Recording:
         return list(self.call("query", query=expr, time=at)["result"])
 
     def range(self, expr: str, until: float) -> list[dict[str, Any]]:
-        """The series from the beginning until then, at every second, each with `metric` and `values`."""
-        return list(self.call("query_range", query=expr, start=self.began, end=until, step=1)["result"])
+        """The series from the beginning until exactly then, in steps of a second, each with `metric` and `values`."""
+        start = until - int(until - self.began)
+        return list(self.call("query_range", query=expr, start=start, end=until, step=1)["result"])
 
     def wait(self, condition: str, timeout: float = 20.0) -> float:
         """Waits until the query gives a series; returns when that was (Unix seconds)."""

@@ -137,7 +137,7 @@ def test_a_moved_threshold_moves_the_panel(rules: Path) -> None:
 def test_every_alert_has_its_words() -> None:
     (found,) = (p for p in training.dashboard().json()["panels"] if p["title"] == "Firing alerts")
     (meaning,) = (o for o in found["fieldConfig"]["overrides"] if o["matcher"]["options"] == "Meaning")
-    words = meaning["properties"][0]["value"][0]["options"]
+    (words,) = (p["value"][0]["options"] for p in meaning["properties"] if p["id"] == "mappings")
     for alert in facts.alerts():
         text = words[f"{alert.name}/{alert.severity}"]["text"]
         assert text == (alert.summary if alert.severity != "none" else "No alert is firing.")
