@@ -58,11 +58,16 @@ def _rules(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 @cache
 def alerts() -> tuple[Alert, ...]:
     """All alerting rules of alerts/rules."""
-    return tuple(
-        Alert(rule["alert"], rule["labels"]["severity"], rule["expr"], rule["annotations"]["summary"], file)
-        for file, rule in _rules(ALERT_RULES)
-        if "alert" in rule
-    )
+    found = []
+    for file, rule in _rules(ALERT_RULES):
+        if "alert" not in rule:
+            continue
+        try:
+            summary = rule["annotations"]["summary"]
+            found.append(Alert(rule["alert"], rule["labels"]["severity"], rule["expr"], summary, file))
+        except KeyError as error:
+            raise GeneratorError(f"{file}: alert {rule['alert']}: key {error} is missing") from None
+    return tuple(found)
 
 
 @cache

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import generate as generate_command
 import pytest
 import yaml
 from generator import facts, training
@@ -27,6 +28,34 @@ def generate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_no_drift(tmp_path: Path) -> None:
     done = generate("--check", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_command_finds_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generate_command, "DASHBOARDS", tmp_path)
+    (tmp_path / "gone.json").write_text("{}", encoding="utf-8")
+    assert generate_command.main(["--check"]) == 1
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "grafana/dashboards/gone.json",
+        "grafana/dashboards/training.json",
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["gone.json"], "--check writes nothing"
+    assert generate_command.main([]) == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["training.json"]
+    assert generate_command.main(["--check"]) == 0
+
+
+def test_the_command_says_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(generate_command, "DASHBOARDS", tmp_path)
+    monkeypatch.setattr(generate_command, "FILES", {"test.json": lambda: board(panel(expr="nonsense"))})
+    assert generate_command.main([]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("generate.py: panel 'Loss': found metric 'nonsense', allowed: ")
+    assert message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def panel(**changes: Any) -> Panel:
@@ -141,6 +170,13 @@ def test_every_alert_has_its_words() -> None:
     for alert in facts.alerts():
         text = words[f"{alert.name}/{alert.severity}"]["text"]
         assert text == (alert.summary if alert.severity != "none" else "No alert is firing.")
+
+
+def test_an_incomplete_rule_is_one_clear_message(rules: Path) -> None:
+    rule = {"alert": "A", "expr": "m > 1", "labels": {"severity": "warning"}, "annotations": {}}
+    (rules / "a.yml").write_text(yaml.safe_dump({"groups": [{"name": "a", "rules": [rule]}]}), encoding="utf-8")
+    with pytest.raises(GeneratorError, match=r"a.yml: alert A: key 'summary' is missing"):
+        facts.alerts()
 
 
 def test_an_unreadable_rules_file_is_one_clear_message(rules: Path) -> None:
