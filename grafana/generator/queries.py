@@ -42,18 +42,25 @@ def settings(labels: tuple[str, ...]) -> str:
 
 
 def firing() -> str:
-    """What fires, one row per alert: alertname, severity, what (name/severity), where; since when, in milliseconds."""
-    alerts = 'ALERTS_FOR_STATE and ignoring (alertstate) ALERTS{alertstate="firing",severity!="none"}'
-    for label, text in (("instance", "$1"), ("gpu", "GPU $1"), ("run", "$1")):  # the last one that exists counts
-        alerts = f'label_replace({alerts}, "where", "{text}", "{label}", "(.+)")'
+    """What fires, one row per alert: alertname, severity, what (name/severity), where; since when, in milliseconds.
+
+    As in the messages, a critical alert mutes the warning of the same name; critical ones come first.
+    """
 
     def listed(series: str) -> str:
+        for label, text in (("instance", "$1"), ("gpu", "GPU $1"), ("run", "$1")):  # the last one that exists counts
+            series = f'label_replace({series}, "where", "{text}", "{label}", "(.+)")'
         what = f'label_join({series}, "what", "/", "alertname", "severity")'
         return f"max by (alertname, severity, what, where) ({what})"
 
+    def since(severity: str) -> str:
+        firing = f'ALERTS{{alertstate="firing",severity{severity}}}'
+        return f"1000 * {listed(f'ALERTS_FOR_STATE and ignoring (alertstate) {firing}')}"
+
     # Nothing fires: the Watchdog, which always does, vouches for it. 0, because its time of start means nothing here.
-    watchdog = 'ALERTS_FOR_STATE{alertname="Watchdog"}'
-    return f"1000 * {listed(alerts)} or on () 0 * {listed(watchdog)}"
+    critical, others = since('="critical"'), since('!~"critical|none"')
+    watchdog = listed('ALERTS_FOR_STATE{alertname="Watchdog"}')
+    return f"{critical} or on (alertname, where) {others} or on () 0 * {watchdog}"
 
 
 def per_step(total: str) -> str:

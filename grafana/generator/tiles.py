@@ -120,6 +120,7 @@ def learning_rate(id: int, grid: Grid) -> Panel:
         [Target(of_run("llm_training_learning_rate"))],
         grid,
         color=fixed(THIRD),
+        graph=False,
         unit="sci",
         decimals=2,
     )
@@ -134,6 +135,7 @@ def tokens_per_second(id: int, grid: Grid) -> Panel:
         [Target(of_run("llm_training_tokens_per_second"))],
         grid,
         color=fixed(MAIN),
+        graph=False,  # it would magnify the noise of a steady speed
         unit="locale",
         decimals=0,
     )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from generator import facts, queries
 from grafana_files import DASHBOARD_FILES
 from grafana_live import BROKEN, HEALTHY, RANGE_SECONDS, Recording
 
 from training_exporter.events import STATES
+from training_exporter.stack.binaries import PROMTOOL
 
 
 def substitute(expr: str, run: str) -> str:
@@ -101,3 +105,35 @@ def test_the_parser_finds_every_metric_of_a_query(recording: Recording) -> None:
             for name in facts.metrics_in(expr):
                 expr = re.sub(rf"(?<![\w:]){name}(?![\w:])", "no_such_metric", expr)
             assert recording.instant(substitute(expr, HEALTHY), recording.calm) == [], expr
+
+
+def test_a_critical_alert_mutes_its_warning(tmp_path: Path) -> None:
+    """As in the messages; other alerts and other runs stay. On series made up by promtool."""
+    promtool = PROMTOOL.find()
+    if promtool is None:
+        pytest.skip("promtool is not on PATH: `make setup` installs it where it can")
+    alerts = ["LossRising/critical/a", "LossRising/warning/a", "LossRising/warning/b", "EarlyPlateau/warning/a"]
+    series = []
+    for name, severity, run in (alert.split("/") for alert in alerts):
+        labels = f'alertname="{name}",severity="{severity}",run="{run}"'
+        series.append({"series": f'ALERTS{{{labels},alertstate="firing"}}', "values": "1"})
+        series.append({"series": f"ALERTS_FOR_STATE{{{labels}}}", "values": "5"})
+    expected = [
+        f'{{alertname="{name}",severity="{severity}",what="{name}/{severity}",where="{run}"}}'
+        for name, severity, run in (alert.split("/") for alert in alerts if alert != "LossRising/warning/a")
+    ]
+    case = {
+        "interval": "5s",
+        "input_series": series,
+        "promql_expr_test": [
+            {
+                "expr": queries.firing(),
+                "eval_time": "0s",
+                "exp_samples": [{"labels": labels, "value": 5000} for labels in expected],
+            }
+        ],
+    }
+    file = tmp_path / "test.yml"
+    file.write_text(yaml.safe_dump({"tests": [case]}), encoding="utf-8")
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
