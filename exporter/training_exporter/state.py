@@ -158,7 +158,7 @@ class RunState:
         self.run, self.settings, self.state = event.run, event.settings, "starting"
         self.start_time = event.time if self.start_time is None else self.start_time
         self.tokens = event.tokens or self.tokens
-        self.end_time, self.end_reason = None, ""
+        self.end_time, self.end_reason, self.last_step_time = None, "", None
         self.max_steps, self.num_epochs, self.step = event.max_steps, event.num_epochs, event.step
         self.vocabulary_size = event.vocabulary_size
         self._pace_from = (event.step, event.time)

@@ -229,7 +229,7 @@ def test_only_the_first_process_speaks(tmp_path: Path) -> None:
     """Two processes under gloo: one journal, and the other process serves nothing."""
     script = Path(__file__).with_name("two_processes.py")
     # `timeout` and not Python's: torchrun ends its workers on a SIGTERM, not on a SIGKILL.
-    command = ["timeout", "200", sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    command = ["timeout", "200", sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, script, str(tmp_path)],
         capture_output=True,
@@ -239,7 +239,8 @@ def test_only_the_first_process_speaks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     found = list(read(tmp_path / "journal.jsonl"))
     assert len(of(events.RunStarted, found)) == 1
-    assert [e.step for e in of(events.StepEnded, found)] == list(range(1, 6))
+    steps = of(events.StepEnded, found)
+    assert [e.step for e in steps] == list(range(1, 7))  # 2 epochs of 40 samples by 2 x 2 x 4, begun ones included
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
         "rank 0 has a monitor",
         "rank 1 has none",
