@@ -143,6 +143,15 @@ def test_own_secrets_and_ports(tmp_path: Path) -> None:
     assert read["services"]["trainer"]["command"][-2:] == ["--inject", "loss_rising"]
 
 
+def test_changed_settings_make_new_containers(tmp_path: Path) -> None:
+    """Compose itself does not notice another secret file, nor what `config` renders."""
+    before = compose_config()["services"]
+    secret = compose_config(environment={"SLACK_WEBHOOK_URL_FILE": str(tmp_path)})["services"]
+    port = compose_config(environment={"GRAFANA_PORT": "13000"})["services"]
+    assert {name for name in before if before[name] != secret[name]} == {"config", "alertmanager"}
+    assert {name for name in before if before[name] != port[name]} == {"config", "prometheus", "grafana"}
+
+
 def test_history_has_a_named_volume_where_the_server_writes(services: dict[str, dict[str, Any]]) -> None:
     for name, option in (("prometheus", "--storage.tsdb.path="), ("alertmanager", "--storage.path=")):
         (path,) = [part.removeprefix(option) for part in services[name]["command"] if part.startswith(option)]

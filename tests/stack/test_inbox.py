@@ -6,6 +6,7 @@ import http.client
 import json
 import smtplib
 import socket
+from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -129,9 +130,10 @@ def test_html_mail_is_shown_without_scripts_or_requests(inbox: Inbox) -> None:
         (json.dumps({"attachments": [{"title": "t"}] * 101}).encode(), "too_many_attachments"),
     ],
 )
-def test_malformed_webhook_is_refused_with_slacks_code(inbox: Inbox, body: bytes, code: str) -> None:
-    assert request(inbox, "POST", "/slack", body)[:2] == (400, code)
-    assert messages(inbox) == []
+def test_malformed_webhook_is_refused_with_slacks_code(shared_inbox: Inbox, body: bytes, code: str) -> None:
+    before = messages(shared_inbox)
+    assert request(shared_inbox, "POST", "/slack", body)[:2] == (400, code)
+    assert messages(shared_inbox) == before
 
 
 @pytest.mark.parametrize(
@@ -143,9 +145,11 @@ def test_malformed_webhook_is_refused_with_slacks_code(inbox: Inbox, body: bytes
         {"text": "*" * 5000 + "<" * 5000 + "`" * 5001},
     ],
 )
-def test_odd_attachment_is_shown_somehow(inbox: Inbox, attachment: dict[str, object]) -> None:
-    assert send_slack(inbox, {"attachments": [attachment]}) == (200, "ok")
-    status, page, _ = request(inbox, "GET", "/")
+def test_odd_attachment_is_shown_somehow(shared_inbox: Inbox, attachment: dict[str, object]) -> None:
+    before = len(messages(shared_inbox))
+    assert send_slack(shared_inbox, {"attachments": [attachment]}) == (200, "ok")
+    assert len(messages(shared_inbox)) == before + 1
+    status, page, _ = request(shared_inbox, "GET", "/")
     assert status == 200
     assert "url(x)" not in page
 
@@ -192,13 +196,14 @@ def test_oversize_mail_is_refused(inbox: Inbox) -> None:
         b"Content-Transfer-Encoding: base64\r\nContent-Type: text/plain\r\n\r\n%%%",
     ],
 )
-def test_malformed_mail_is_kept_and_shown(inbox: Inbox, raw: bytes) -> None:
-    with smtplib.SMTP(inbox.host, inbox.smtp_port, timeout=10) as client:
+def test_malformed_mail_is_kept_and_shown(shared_inbox: Inbox, raw: bytes) -> None:
+    before = len(messages(shared_inbox))
+    with smtplib.SMTP(shared_inbox.host, shared_inbox.smtp_port, timeout=10) as client:
         client.sendmail("a@example.org", ["b@example.org"], raw)
-    (message,) = messages(inbox)
-    assert message["channel"] == "email"
-    assert request(inbox, "GET", "/")[0] == 200
-    assert request(inbox, "GET", "/messages/1/html")[0] == 200
+    message, *others = messages(shared_inbox)
+    assert (len(others), message["channel"]) == (before, "email")
+    assert request(shared_inbox, "GET", "/")[0] == 200
+    assert request(shared_inbox, "GET", f"/messages/{message['id']}/html")[0] == 200
 
 
 def test_new_messages_since_the_page_was_loaded(inbox: Inbox) -> None:
@@ -225,10 +230,10 @@ def test_runbooks(inbox: Inbox) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/runbooks/None", "/runbooks/../secret", "/runbooks/%2e%2e%2fsecret", "/messages/1/html", "/x", "/runbooksX"],
+    ["/runbooks/None", "/runbooks/../secret", "/runbooks/%2e%2e%2fsecret", "/messages/999/html", "/x", "/runbooksX"],
 )
-def test_unknown_paths_are_404(inbox: Inbox, path: str) -> None:
-    assert request(inbox, "GET", path)[0] == 404
+def test_unknown_paths_are_404(shared_inbox: Inbox, path: str) -> None:
+    assert request(shared_inbox, "GET", path)[0] == 404
 
 
 def test_health_and_methods(inbox: Inbox) -> None:
@@ -263,14 +268,11 @@ def test_memory_and_file_are_bounded(tmp_path: Path) -> None:
     assert len(store.all()) == 2
 
 
-def test_taken_port_is_one_clear_message(inbox: Inbox) -> None:
+def test_taken_port_is_one_clear_message(inbox: Inbox, port: Callable[[], int]) -> None:
     with pytest.raises(StackError, match=f"port {inbox.port} .*--port"):
         Inbox(port=inbox.port, smtp_port=inbox.smtp_port).start()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
     with pytest.raises(StackError, match=f"SMTP port {inbox.smtp_port} .*--smtp-port"):
-        Inbox(port=free, smtp_port=inbox.smtp_port).start()
+        Inbox(port=port(), smtp_port=inbox.smtp_port).start()
 
 
 def test_terminal_line_drops_control_characters() -> None:

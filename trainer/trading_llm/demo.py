@@ -128,18 +128,14 @@ class Demo:
     def _start_gpu(self, stack: Stack, servers: Servers) -> str:
         """The GPU exporter: of this machine's GPUs, or of a recorded one. Returns what to tell about it."""
         command = [sys.executable, "-m", "training_exporter.cli", "gpu"]
-        for name, more, told in (
-            ("gpu", [], "this machine's"),
-            (
-                "gpu-replay",
-                ["--replay", "healthy"],
-                "no NVIDIA GPU here: the figures are a REPLAYED CAPTURE, not this machine",
-            ),
-        ):
+        for name, more in (("gpu", []), ("gpu-replay", ["--replay", "healthy"])):
             child = stack.start(name, command + more, environment=_environment(servers))
             end = time.monotonic() + GPU_SECONDS
             while child.running and time.monotonic() < end:
-                if served := re.search(r"GPU metrics at (\S+)", child.log.read_text(errors="replace")):
+                log = child.log.read_text(errors="replace")
+                if served := re.search(r"GPU metrics at (\S+)", log):
+                    source = re.search(r"^replaying \S+: (.+)", log, re.M)
+                    told = f"no NVIDIA GPU here: a REPLAYED CAPTURE, {source[1]}" if source else "of this machine"
                     return f"{served[1]}  ({told})"
                 time.sleep(0.1)
         return f"no figures: the GPU exporter did not start ({child.log})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import threading
@@ -50,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     except StackError as error:
         print(f"training-exporter inbox: {error}", file=sys.stderr)
         return 2
+    # aiosmtpd tells of each connection, the controller's own probe included.
+    logging.getLogger("mail.log").setLevel(logging.WARNING)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
