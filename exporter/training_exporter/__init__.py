@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from training_exporter import events
 from training_exporter._version import __version__
 from training_exporter.monitor import Monitor
 from training_exporter.sinks.server import PortTaken
@@ -18,7 +19,7 @@ from training_exporter.state import RunState
 if TYPE_CHECKING:
     from training_exporter.sources.huggingface import PrometheusCallback, attach
 
-__all__ = ["Monitor", "PortTaken", "PrometheusCallback", "RunState", "__version__", "attach"]
+__all__ = ["Monitor", "PortTaken", "PrometheusCallback", "RunState", "__version__", "attach", "events"]
 
 
 def __getattr__(name: str) -> Any:
