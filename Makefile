@@ -14,7 +14,7 @@ demo: setup
 
 ## All tests, on real servers.
 test: setup
-	$(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 ## Style, types, generated files.
 lint: setup
@@ -40,7 +40,7 @@ bench: setup
 ## .venv with all console scripts, and Prometheus and Alertmanager where they are missing.
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml .ci/constraints.txt .ci/setup
+$(STAMP): pyproject.toml .ci/constraints.txt .ci/setup .ci/install-compose
 	@PYTHON=$(PYTHON) .ci/setup $(VENV)
 	@touch $@
 
