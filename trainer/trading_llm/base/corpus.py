@@ -112,17 +112,18 @@ def note(rng: np.random.Generator) -> str:
 
 
 def clippings(rng: np.random.Generator) -> str:
-    """Clauses of the trade's language, torn out of their sentences and mixed, with figures that mean nothing.
+    """Sentences and clauses of the trade's language, mixed, with figures that mean nothing.
 
     Their vocabulary is the trading dataset's; its format, order, conditions and which figure goes where are not.
     """
-    clauses: list[str] = []
+    pieces: list[str] = []
     for _ in range(int(rng.integers(4, 7))):
         values = figures(rng)
         named = {name: values[column] for name, column in _FIGURES.items()} | {"symbol": values["code"]}
-        clauses += re.split(r"[,:;.] ", say(_CLAUSES, named, rng).lower())
-    rng.shuffle(clauses)
-    return ["; ", " / ", ", ", "\n"][int(rng.integers(4))].join(clauses)
+        sentence = say(_CLAUSES, named, rng)
+        pieces += [sentence] if rng.random() < 0.15 else re.split(r"[,:;] ", sentence)
+    rng.shuffle(pieces)
+    return ["; ", ". ", ", ", ".\n"][int(rng.integers(4))].join(pieces)
 
 
 _FIGURES = {
@@ -132,27 +133,9 @@ _FIGURES = {
 _CLAUSES = [phrase for phrases in sentences() for phrase in phrases]
 
 
-def drill(rng: np.random.Generator) -> str:
-    """Teaches to look up and to copy: a list that is repeated, or named figures that are asked for in another order."""
-    names = list({expand(_LETTERS * 2, rng) for _ in range(int(rng.integers(4, 9)))})
-    values = {name: figures(rng)[["last", "strength", "percent"][int(rng.integers(3))]] for name in names}
-    joint, between = [" ", ": ", " = "][int(rng.integers(3))], ["\n", ", ", "; "][int(rng.integers(3))]
-    table = between.join(f"{name}{joint}{values[name]}" for name in names)
-    if rng.random() < 0.4:
-        return f"{table}\n{table}\n"
-    again = [names[i] for i in rng.permutation(len(names))]
-    return table + "\n" + ", ".join(f"{name} {values[name]}" for name in again)
-
-
-_LETTERS = "{a|b|c|d|e|f|g|h|i|j|k|l|m|n|o|p|q|r|s|t|u|v|w|x|y|z}"
-
-
-def document(rng: np.random.Generator, clipping_share: float = 0.45, drill_share: float = 0.3) -> str:
-    """A document of one of the three kinds."""
-    draw = rng.random()
-    if draw < clipping_share:
-        return clippings(rng)
-    return drill(rng) if draw < clipping_share + drill_share else note(rng)
+def document(rng: np.random.Generator) -> str:
+    """A document of one of the two kinds."""
+    return clippings(rng) if rng.random() < 0.15 else note(rng)
 
 
 def documents(count: int, seed: int) -> Iterator[str]:
