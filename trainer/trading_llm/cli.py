@@ -13,8 +13,11 @@ from typing import Any, NoReturn
 from trading_llm import dataset
 from trading_llm.errors import UsageError
 from trading_llm.settings import (
+    EMBEDDED,
+    EMBEDDED_LEARNING_RATE,
     QUANTIZATIONS,
     SCHEDULERS,
+    USUAL_LEARNING_RATE,
     TrainSettings,
 )
 
@@ -139,7 +142,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("num_epochs", _number(float, 0, 10_000, above=True), "passes over the training data")
     add("batch_size", steps, "records per device and micro-step")
     add("gradient_accumulation_steps", steps, "micro-steps per optimizer step")
-    add("learning_rate", rate, "the peak")
+    add("learning_rate", rate, "the peak", f"{USUAL_LEARNING_RATE:g}; {EMBEDDED_LEARNING_RATE:g} for {EMBEDDED}")
     add("lr_scheduler", _one_of(SCHEDULERS), ", ".join(SCHEDULERS))
     add("warmup_ratio", _number(float, 0, 1), "share of the steps in which the learning rate rises")
     add("max_grad_norm", _number(float, 0, above=True), "gradients are clipped to this norm")

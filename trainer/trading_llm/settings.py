@@ -8,6 +8,10 @@ from trading_llm.dataset import DEFAULT_DIRECTORY, TRAIN_FILE
 EMBEDDED = "embedded"
 """Name of the base model that comes with this package."""
 
+USUAL_LEARNING_RATE = 2e-4
+EMBEDDED_LEARNING_RATE = 5e-4
+"""The embedded model is thousands of times smaller than a usual base model and learns too slowly at 2e-4."""
+
 QUANTIZATIONS = ("none", "8bit", "4bit")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 
@@ -24,7 +28,7 @@ class TrainSettings:
     num_epochs: float = 3.0
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
-    learning_rate: float = 2e-4  # the peak
+    learning_rate: float | None = None  # default: 2e-4, for the embedded model its own
     lr_scheduler: str = "cosine"
     warmup_ratio: float = 0.1
     max_grad_norm: float = 1.0
@@ -43,6 +47,12 @@ class TrainSettings:
     inject: str | None = None
 
     @property
+    def peak_learning_rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return EMBEDDED_LEARNING_RATE if self.base_model == EMBEDDED else USUAL_LEARNING_RATE
+
+    @property
     def train_path(self) -> Path:
         return self.train_data or DEFAULT_DIRECTORY / TRAIN_FILE
 
@@ -53,7 +63,7 @@ class TrainSettings:
             "dataset": str(self.train_path),
             "batch_size": str(self.batch_size),
             "gradient_accumulation_steps": str(self.gradient_accumulation_steps),
-            "learning_rate": f"{self.learning_rate:g}",
+            "learning_rate": f"{self.peak_learning_rate:g}",
             "lr_scheduler": self.lr_scheduler,
             "lora_r": str(self.lora_r),
             "quantization": self.quantization,

@@ -132,7 +132,7 @@ def arguments(settings: TrainSettings, samples: int, evaluate: bool) -> Training
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=max(16, settings.batch_size),
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.peak_learning_rate,
         lr_scheduler_type=settings.lr_scheduler,
         warmup_steps=round(settings.warmup_ratio * total),
         max_grad_norm=settings.max_grad_norm,
