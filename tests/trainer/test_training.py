@@ -254,8 +254,9 @@ def test_throughput_drops(run: Run) -> None:
     _, output, _ = run("--inject", "throughput_drop@6")
     waits = [line["data_wait_seconds"] for line in journal(output, "step_ended")]
     durations = [line["duration_seconds"] for line in journal(output, "step_ended")]
-    assert min(waits[8:]) > 5 * max(waits[:4])
-    assert min(durations[8:]) > 1.5 * sorted(durations[1:5])[1]
+    # Medians: the batch after an evaluation was fetched before the training went on, and is not slowed.
+    assert sorted(waits[6:])[5] > 5 * max(waits[:4])
+    assert sorted(durations[6:])[5] > 1.5 * sorted(durations[:5])[2]
 
 
 def test_initial_perplexity_is_high(run: Run) -> None:

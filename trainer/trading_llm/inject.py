@@ -130,9 +130,12 @@ def _(trainer: Trainer) -> None:
     _scale_learning_rate(trainer, 1e-3)
 
 
-@_running("lr_off_schedule", "the scheduler stops stepping at START: the learning rate stays where it is")
+@_running("lr_off_schedule", "the schedule stands still from START on: the learning rate stays where it is")
 def _(trainer: Trainer) -> None:
-    trainer.lr_scheduler.step = lambda *args, **kwargs: None
+    scheduler = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)
+    # Not by replacing `step`: the scheduler's attributes are saved with each checkpoint, and a function cannot be.
+    shares = [rate / base for rate, base in zip(scheduler.get_last_lr(), scheduler.base_lrs, strict=True)]
+    scheduler.lr_lambdas = [lambda _, share=share: share for share in shares]
 
 
 # -- weights and batches ----------------------------------------------------------------------------------------------

@@ -92,10 +92,13 @@ def train(settings: TrainSettings) -> Path:
         trainer.add_callback(inject.FaultCallback(injection, trainer, monitor))
     print(f"{describe(trainer, settings, len(data), evaluation)}\nMetrics: {monitor.url}", flush=True)
 
-    with EndBySignal(trainer, watch):
-        trainer.train()
-    trainer.save_model(str(settings.output_dir))
-    print(f"Adapter saved in {settings.output_dir}", flush=True)
+    try:
+        with EndBySignal(trainer, watch):
+            trainer.train()
+        trainer.save_model(str(settings.output_dir))
+        print(f"Adapter saved in {settings.output_dir}", flush=True)
+    finally:
+        monitor.close()  # the journal is complete, and whoever scrapes has seen how the run ended
     return settings.output_dir
 
 
