@@ -30,7 +30,7 @@ from training_exporter.stack.servers import Child, Stack
 
 OUTPUT = Path(".demo")
 POLL_SECONDS = 1.0
-PROGRESS_SHARE = 0.1
+PROGRESS_LINES = 10
 # How long an alert may take: RunStalled waits for two minutes, and longer where the run has just evaluated or saved.
 FAULT_SECONDS = 480.0
 # After the training: the rules' next evaluations, and the time for which Alertmanager holds a message back.
@@ -170,11 +170,11 @@ class Demo:
 
     def _watch(self, trainer: Child, servers: Servers) -> None:
         """Until the training has ended, or the injected fault has been notified; then until alerts have settled."""
-        told = 0.0
+        told = -1
         while trainer.running and not (self.sign and self._delays(servers)):
             state = self.state()
-            if state.progress_ratio is not None and state.progress_ratio >= told:
-                told = state.progress_ratio - state.progress_ratio % PROGRESS_SHARE + PROGRESS_SHARE
+            if state.step and state.max_steps and told < (part := PROGRESS_LINES * state.step // state.max_steps):
+                told = part
                 say("  " + _progress(state))
             if state.fault and time.time() > state.fault.time + FAULT_SECONDS:
                 return
@@ -248,7 +248,8 @@ class Demo:
             if state.fault is None:
                 return f"the fault never happened; the training's log ends with:\n{trainer.log_tail()}"
             if not delays:
-                return f"no alert for {self.sign} came on both channels after the fault"
+                came = sorted({n.alert for n in self.notices if n.firing}) or ["none"]
+                return f"no alert for {self.sign} came on both channels after the fault; what came: {', '.join(came)}"
             moments = _step_times(self.model)
             for channel, notice in delays.items():
                 seconds = notice.received - state.fault.time
