@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import os
 import signal
 import sys
 import traceback
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trading_llm import dataset
 from trading_llm.errors import UsageError
 from trading_llm.settings import (
     EMBEDDED,
@@ -20,6 +20,12 @@ from trading_llm.settings import (
     USUAL_LEARNING_RATE,
     TrainSettings,
 )
+
+try:
+    from trading_llm import dataset
+except ModuleNotFoundError as missing:  # the exporter alone is installed
+    print(f"trading-llm: needs training-exporter[trainer] ({missing})", file=sys.stderr)
+    sys.exit(2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # One missing speed-up of bitsandbytes on the CPU; nothing that the user has to know.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # PyTorch's threads spin while they wait: beside any other busy process a step then takes ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = build_parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = options.command
     try:

@@ -317,8 +317,6 @@ def _interrupt(trainer: Child) -> None:
 
 def _environment(servers: Servers) -> dict[str, str]:
     return {
-        # PyTorch's threads spin while they wait, which takes the cores from the servers beside them. A user's own wins.
-        "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
         "TRAINING_EXPORTER_TARGETS_DIR": str(servers.targets),
         "PYTHONUNBUFFERED": "1",

@@ -85,12 +85,5 @@ class ConsoleReport:
 
         if self._monitor.gpu is None or not torch.cuda.is_available():
             return None
-        own = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-        figures: dict[str, float] = {}
-        for family in self._monitor.gpu():
-            if family.name in ("llm_gpu_memory_used_bytes", "llm_gpu_memory_total_bytes"):
-                for sample in family.samples:
-                    if sample.labels.get("uuid") == own:
-                        figures[family.name] = sample.value
-        used, total = figures.get("llm_gpu_memory_used_bytes"), figures.get("llm_gpu_memory_total_bytes")
-        return None if used is None or not total else (used, total)
+        # NVML's own order of devices is another than CUDA's: ask by UUID.
+        return self._monitor.gpu.memory(str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid))

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from training_exporter.errors import SourceUnavailable
 
-class GpuUnavailable(Exception):
+
+class GpuUnavailable(SourceUnavailable):
     """No GPU could be read just now. The message says why; a later reading may succeed."""
 
 

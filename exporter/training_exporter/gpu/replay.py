@@ -75,8 +75,12 @@ def load(path: Path) -> Capture:
     for i, entry in enumerate(entries):
         need(isinstance(entry, dict), f"frames[{i}]", entry, "an object")
         at, least = entry.get("at"), frames[-1].at if frames else 0.0
-        need(_number(at) and (at > least if frames else at == 0), f"frames[{i}].at", at,
-             f"a number above {least:g}" if frames else "0")
+        need(
+            _number(at) and (at > least if frames else at == 0),
+            f"frames[{i}].at",
+            at,
+            f"a number above {least:g}" if frames else "0",
+        )
         need(isinstance(entry.get("set"), dict), f"frames[{i}].set", entry.get("set"), "an object")
         answers = {**answers, **entry["set"]}
         frames.append(Frame(float(at), answers))

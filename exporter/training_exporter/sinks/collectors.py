@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Metric
 
+from training_exporter.errors import SourceUnavailable
 from training_exporter.families import Family, collect
 
 log = logging.getLogger(__name__)
@@ -61,11 +62,16 @@ class GuardedCollectors:
             try:
                 # All or nothing: half a collector would be read as values that have gone.
                 metrics = list(source())
-            except Exception:
+            except Exception as error:
                 outcome.success[(name,)] = 0.0
                 if name not in self._failing:
                     self._failing.add(name)
-                    log.exception("collector %r failed; its metrics are missing until it works again", name)
+                    log.error(
+                        "collector %r failed; its metrics are missing until it works again: %s",
+                        name,
+                        error,
+                        exc_info=not isinstance(error, SourceUnavailable),
+                    )
             else:
                 self._failing.discard(name)
                 outcome.success[(name,)] = 1.0
