@@ -119,9 +119,9 @@ def _scale_learning_rate(trainer: Trainer, factor: float) -> None:
         group["lr"] *= factor
 
 
-@_running("loss_rising", "learning rate x 500 and no gradient clipping from START on: the weights run away")
+@_running("loss_rising", "learning rate x 60 and no gradient clipping from START on: the weights run away")
 def _(trainer: Trainer) -> None:
-    _scale_learning_rate(trainer, 500)
+    _scale_learning_rate(trainer, 60)
     trainer.args.max_grad_norm = 1e9
 
 
