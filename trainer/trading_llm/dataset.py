@@ -25,7 +25,7 @@ from trading_llm.market import WARM_UP, market_states, simulate
 ACTIONS = ("BUY", "SELL", "HOLD")
 DEFAULT_DIRECTORY = Path("data/trading_dataset")
 TRAIN_FILE, EVAL_FILE = "train_data.json", "eval_data.json"
-DEFAULT_TRAIN_RECORDS, DEFAULT_EVAL_RECORDS, DEFAULT_SEED = 1200, 80, 7
+DEFAULT_TRAIN_RECORDS, DEFAULT_EVAL_RECORDS, DEFAULT_SEED = 1000, 80, 7
 
 
 @dataclass(frozen=True)

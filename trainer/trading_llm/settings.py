@@ -9,7 +9,7 @@ EMBEDDED = "embedded"
 """Name of the base model that comes with this package."""
 
 USUAL_LEARNING_RATE = 2e-4
-EMBEDDED_LEARNING_RATE = 8e-4
+EMBEDDED_LEARNING_RATE = 1e-3
 """The embedded model is thousands of times smaller than a usual base model and learns too slowly at 2e-4."""
 
 QUANTIZATIONS = ("none", "8bit", "4bit")
