@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlencode
 
 from training_exporter import RunState, journal
 from training_exporter.events import StepEnded
@@ -121,9 +122,11 @@ class Demo:
             child = start_grafana(stack, servers, self.work)
         except StackError as error:
             return f"did not start: {error}"
-        return (
-            child.url + "/d/llm-training" if child else "not on PATH, so no dashboard here (docker compose up has it)"
-        )
+        if child is None:
+            return "not on PATH, so no dashboard here (docker compose up has it)"
+        # A run of minutes would be lost in the dashboard's usual hour; its runbooks are on this inbox' port.
+        shown = {"var-run": self.work.name, "var-runbooks": f"{servers.inbox.url}/runbooks", "refresh": "5s"}
+        return f"{child.url}/d/llm-training?{urlencode({'from': 'now-15m', 'to': 'now', **shown})}"
 
     def _start_gpu(self, stack: Stack, servers: Servers) -> str:
         """The GPU exporter: of this machine's GPUs, or of a recorded one. Returns what to tell about it."""
