@@ -1,5 +1,6 @@
 """The settings of one training: names, defaults, and what is allowed. The command line is made from this table."""
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,4 +69,15 @@ class TrainSettings:
             "lora_r": str(self.lora_r),
             "quantization": self.quantization,
             "num_epochs": f"{self.num_epochs:g}",
+            "git_commit": git_commit(),
         }
+
+
+def git_commit() -> str:
+    """Short id of the commit that the working directory is at, with `-dirty` for changes beside it; "" outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
