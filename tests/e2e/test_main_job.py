@@ -89,6 +89,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         servers = start_servers(stack, work, on_message=messages.append)
         try:
             world = World(work, stack, servers, messages)
+            replay = [sys.executable, "-m", "training_exporter.cli", "gpu", "--replay", "memory_high"]
+            stack.start("gpu", replay, environment=environment_of(servers))
             for run, fault in RUNS.items():
                 world.trainings[run] = start_training(world, run, data, fault)
             yield world
@@ -100,8 +102,11 @@ def start_training(world: World, run: str, data: Path, fault: str | None) -> Chi
     command = [sys.executable, "-m", "trading_llm.train_llm", "train", "--run-name", run]
     command += ["--train-data", data / "train_data.json", "--output-dir", world.work / run, "--threads", "1"]
     command += ["--num-epochs", "2", "--inject", fault] if fault else ["--num-epochs", "2"]
-    environment = {**os.environ, "TRAINING_EXPORTER_TARGETS_DIR": str(world.servers.targets), "OMP_NUM_THREADS": "1"}
-    return world.stack.start(run, command, environment=environment)
+    return world.stack.start(run, command, environment=environment_of(world.servers))
+
+
+def environment_of(servers: Servers) -> dict[str, str]:
+    return {**os.environ, "TRAINING_EXPORTER_TARGETS_DIR": str(servers.targets), "OMP_NUM_THREADS": "1"}
 
 
 def target_of(world: World, run: str) -> str | None:
@@ -176,6 +181,15 @@ def test_a_fault_reaches_both_channels(world: World, run: str, alert: str, words
     assert fault is not None
     first = min(m.received for m in world.messages if run in json.dumps(m.body) and alert in json.dumps(m.body))
     assert first > fault.time, "nothing was said before the fault"
+
+
+def test_a_full_gpu_reaches_both_channels(world: World) -> None:
+    """From a replayed capture: it passes 90 % and then 97 % of the card."""
+
+    def arrived() -> bool:
+        return all("GpuMemoryHigh, critical" in world.told("GPU 0", channel) for channel in ("slack", "email"))
+
+    assert wait_until(arrived), world.prometheus.query("gpu:llm_gpu_memory_used:ratio")
 
 
 def test_what_a_fault_links_to_is_there(world: World) -> None:
