@@ -11,7 +11,11 @@ from importlib import import_module
 from training_exporter._version import __version__
 
 #: Modules with `add_parser(subparsers)`; each sets the function `run(args) -> int` on its parser.
-COMMANDS = ("training_exporter.gpu.cli", "training_exporter.stack.inbox")
+COMMANDS = (
+    "training_exporter.gpu.cli",
+    "training_exporter.stack.inbox",
+    "training_exporter.backtest.cli",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,217 @@
+"""The past as OpenMetrics text with timestamps: the same families as `/metrics`, read at the times of scrapes.
+
+A run of the past is replayed on a regular grid of scrapes, as Prometheus would have taken them: what happened between
+two of them is seen at the second one, and nothing is seen of a process that is not there.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from prometheus_client import Metric
+
+from training_exporter.events import FINAL_STATES, Event, RunStarted
+from training_exporter.families import RUN_FAMILIES, collect
+from training_exporter.state import RunState
+
+#: Scrapes that a process still answers after the end of its run, as `Monitor.close` has it.
+SCRAPES_AFTER_END = 2
+
+
+class OpenMetricsWriter:
+    """Collects samples in time order and writes them to `path` family by family, as the format wants it.
+
+    A context: the file is complete when it is left without an error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.samples = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="openmetrics-")
+        self._parts: dict[str, IO[str]] = {}
+
+    def add(self, lines: Mapping[tuple[str, str], Sequence[str]], time: float) -> None:
+        """Write `lines` (from `render`) as samples at `time` (Unix seconds)."""
+        end = f" {time:.3f}\n"
+        for (name, kind), series in lines.items():
+            part = self._parts.get(name)
+            if part is None:
+                part = (Path(self._folder.name) / f"{len(self._parts)}").open("w+", encoding="utf-8")
+                part.write(f"# TYPE {name} {kind}\n")
+                self._parts[name] = part
+            for line in series:
+                part.write(line + end)
+            self.samples += len(series)
+
+    def __enter__(self) -> OpenMetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                with self.path.open("w", encoding="utf-8") as file:
+                    for part in self._parts.values():
+                        part.seek(0)
+                        shutil.copyfileobj(part, file, 1 << 20)
+                    file.write("# EOF\n")
+        finally:
+            for part in self._parts.values():
+                part.close()
+            self._folder.cleanup()
+
+
+def render(metrics: Iterable[Metric], more: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
+    """Each sample as a line without its time, by (family, type). `more` labels go on each, as a scrape adds them."""
+    added = ",".join(f'{name}="{escape(value)}"' for name, value in more.items())
+    lines: dict[tuple[str, str], list[str]] = {}
+    for metric in metrics:
+        lines[metric.name, metric.type] = [
+            f"{sample.name}{{{_labels(sample.labels, added)}}} {number(sample.value)}" for sample in metric.samples
+        ]
+    return lines
+
+
+def series(name: str, kind: str, labels: Mapping[str, str], value: float) -> dict[tuple[str, str], list[str]]:
+    """One sample in the form of `render`."""
+    return {(name, kind): [f"{name}{{{_labels(labels, '')}}} {number(value)}"]}
+
+
+def _labels(labels: Mapping[str, str], added: str) -> str:
+    own = ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
+    return f"{own},{added}" if own and added else own or added
+
+
+def escape(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def number(value: float) -> str:
+    if math.isfinite(value):
+        return repr(float(value))
+    return "NaN" if value != value else "+Inf" if value > 0 else "-Inf"
+
+
+@dataclass
+class Timeline:
+    """Where a replayed run stood at each scrape. Times in Unix seconds, as written."""
+
+    start: float
+    run: str = ""
+    max_steps: int | None = None
+    #: Time of the last scrape that the run answered.
+    end: float = 0.0
+    state: str | None = None
+    _times: list[float] = field(default_factory=list)
+    _steps: list[int] = field(default_factory=list)
+
+    def note(self, time: float, step: int) -> None:
+        self.end = time
+        if not self._steps or self._steps[-1] != step:
+            self._times.append(time)
+            self._steps.append(step)
+
+    def step_at(self, time: float) -> int:
+        """The step that the last scrape up to `time` saw."""
+        at = bisect_right(self._times, time) - 1
+        return self._steps[at] if at >= 0 else 0
+
+
+class Replay:
+    """Replays runs into `writer` at a scrape every `interval` seconds.
+
+    `origin` puts the start of every run at this time, a multiple of the interval; None keeps the runs' own times.
+    """
+
+    def __init__(self, writer: OpenMetricsWriter, *, interval: float, origin: float | None = None) -> None:
+        self._writer, self._interval, self._origin = writer, interval, origin
+
+    def run(
+        self,
+        events: Iterable[Event],
+        *,
+        name: str,
+        state: RunState,
+        labels: Mapping[str, str],
+        lost_seconds: float = 0.0,
+    ) -> Timeline:
+        """Replay one run under the label `run`=`name`; `state` is a fresh one, `labels` are a scrape target's.
+
+        A process that left without an end (killed) is seen as a target that is down, until the run is taken up again
+        or for `lost_seconds`; one that ended in good order is no target any more.
+        """
+        timeline: Timeline | None = None
+        tick, shift, previous = 0, 0.0, 0.0
+        up = {value: series("up", "gauge", labels, value) for value in (0.0, 1.0)}
+        lines: dict[tuple[str, str], list[str]] | None = None
+
+        def scrape(alive: bool) -> None:
+            nonlocal tick, lines
+            assert timeline is not None
+            time = timeline.start + tick * self._interval
+            tick += 1
+            self._writer.add(up[float(alive)], time)
+            if alive:
+                if lines is None:
+                    lines = render(collect(RUN_FAMILIES, state, {"run": name}), labels)
+                self._writer.add(lines, time)
+                timeline.note(time, state.step or 0)
+
+        def due(until: float) -> Iterator[None]:
+            """Each scrape before `until`."""
+            assert timeline is not None
+            while timeline.start + tick * self._interval < until:
+                yield
+
+        for event in events:
+            if timeline is None:
+                start = self._origin
+                if start is None:
+                    start = math.ceil(event.time / self._interval) * self._interval
+                else:
+                    shift = start - event.time
+                timeline = Timeline(start=start, end=start)
+            now = event.time + shift
+            if isinstance(event, RunStarted) and state.run is not None:
+                # Another process: what the one before left behind lies between.
+                left = SCRAPES_AFTER_END if state.state in FINAL_STATES else 0
+                for _ in due(now):
+                    if now - previous <= 2 * self._interval or left > 0:
+                        scrape(alive=True)
+                        left -= 1
+                    elif state.state in FINAL_STATES:
+                        tick += 1
+                    else:
+                        scrape(alive=False)
+            else:
+                for _ in due(now):
+                    scrape(alive=True)
+            state.apply(_shifted(event, shift))
+            lines, previous = None, now
+        if timeline is None:
+            raise ValueError("no events")
+        ended = state.state in FINAL_STATES
+        for _ in due(previous + (SCRAPES_AFTER_END if ended else 1) * self._interval):
+            scrape(alive=True)
+        if not ended:
+            for _ in due(previous + lost_seconds):
+                scrape(alive=False)
+        timeline.run, timeline.max_steps, timeline.state = name, state.max_steps, state.state
+        return timeline
+
+
+def _shifted(event: Event, shift: float) -> Event:
+    if not shift:
+        return event
+    import dataclasses
+
+    return dataclasses.replace(event, time=event.time + shift)
