@@ -35,7 +35,7 @@ class Series:
 def create_blocks(text: Path, folder: Path, max_block_hours: int) -> None:
     """Make blocks of the OpenMetrics file `text` in `folder`. Raises StackError with promtool's own words."""
     promtool = binaries.require([binaries.PROMTOOL])["promtool"]
-    command = [
+    command: list[str | Path] = [
         promtool, "tsdb", "create-blocks-from", f"--max-block-duration={max_block_hours}h", "--quiet",
         "openmetrics", text, folder,
     ]  # fmt: skip

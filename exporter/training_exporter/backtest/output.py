@@ -46,9 +46,7 @@ def print_table(report: replay.Report) -> None:
             share = f"{alert.step / run.max_steps:.0%}" if run.max_steps else ""
             cleared = "" if alert.cleared_step is None else str(alert.cleared_step)
             color = {"critical": "red", "warning": "yellow"}.get(alert.severity or "", "")
-            table.add_row(
-                Text(f"  {alert.alert}"), Text(alert.severity or "", color), str(alert.step), share, cleared
-            )
+            table.add_row(Text(f"  {alert.alert}"), Text(alert.severity or "", color), str(alert.step), share, cleared)
         console.print(table)
     alerted = sum(bool(run.alerts) for run in report.runs)
     console.print(Text(f"{len(report.runs)} runs, {alerted} of them with an alert"))

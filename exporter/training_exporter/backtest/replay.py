@@ -15,7 +15,7 @@ import yaml
 from training_exporter.backtest.engine import Engine
 from training_exporter.backtest.firing import Firing, firings, merged
 from training_exporter.backtest.rules import AlertRule, RuleSet, duration
-from training_exporter.events import Event
+from training_exporter.events import Event, RunEnded
 from training_exporter.sinks.openmetrics import OpenMetricsWriter, Replay, Timeline, series
 from training_exporter.sources.files import Record
 from training_exporter.sources.log_history import RecordError
@@ -39,6 +39,9 @@ LONGEST_SECONDS = 366 * 86_400.0
 
 #: A journal without an end that was written to in the last minutes is that of a run still at work.
 RECENT_SECONDS = 600.0
+
+#: Share of the time that goes into reading and replaying the records, as the progress bar has it.
+READING_SHARE = 0.6
 
 #: (what is being done, share of the whole that is done)
 Progress = Callable[[str, float], None]
@@ -100,6 +103,8 @@ class Report:
 class _Replayed:
     report: RunReport
     timeline: Timeline
+    #: Seconds for which the rules are evaluated after the last scrape.
+    after: float
 
 
 def scrape_interval() -> float:
@@ -126,7 +131,7 @@ def backtest(
         batches = [_Batch(work / "fine", fine), _Batch(work / "coarse", fine * COARSENING)]
         names: dict[str, int] = {}
         for number, record in enumerate(records):
-            progress(f"reading {record.run}", 0.6 * number / len(records))
+            progress(f"reading {record.run}", READING_SHARE * number / len(records))
             try:
                 events = list(record.events())
                 span = max(event.time for event in events) - events[0].time
@@ -140,13 +145,13 @@ def backtest(
             except RecordError as error:
                 report.errors.append(str(error))
             report.errors += record.problems
-        for number, batch in enumerate(batches):
+        for batch in batches:
             if batch.runs:
                 with batch:
-                    batch.evaluate(rules, report.errors, lambda what, share, n=number: progress(what, 0.6 + 0.4 * share))
-        replayed = {id(each.report): each.report for batch in batches for each in batch.runs.values()}
-        order = {str(record.path): number for number, record in enumerate(records)}
-        report.runs = sorted(replayed.values(), key=lambda run: order[str(run.source)])
+                    batch.evaluate(rules, report.errors, progress)
+        order = {record.source: number for number, record in enumerate(records)}
+        found = [each.report for batch in batches for each in batch.runs.values()]
+        report.runs = sorted(found, key=lambda run: order[run.source])
     progress("done", 1.0)
     return report
 
@@ -167,15 +172,13 @@ class _Batch:
         name = getattr(events[0], "run", None) or record.run
         names[name] = count = names.get(name, 0) + 1
         label = name if count == 1 else f"{name} ({count})"
-        recent = time.time() - events[-1].time < RECENT_SECONDS and record.format == "journal"
+        # What becomes of a run that is still at work is not known.
+        at_work = record.format == "journal" and time.time() - events[-1].time < RECENT_SECONDS
+        after = 0.0 if at_work and not isinstance(events[-1], RunEnded) else AFTER_END_SECONDS
         timeline = self._replay.run(
-            events,
-            name=label,
-            state=state,
-            labels={"instance": label, "job": "training"},
-            lost_seconds=0.0 if recent else AFTER_END_SECONDS,
+            events, name=label, state=state, labels={"instance": label, "job": "training"}, lost_seconds=after
         )
-        self.runs[label] = _Replayed(RunReport(name, record.path, timeline.max_steps), timeline)
+        self.runs[label] = _Replayed(RunReport(name, record.source, timeline.max_steps), timeline, after)
 
     def __enter__(self) -> _Batch:
         self._end = max(run.timeline.end for run in self.runs.values()) + AFTER_END_SECONDS
@@ -187,7 +190,7 @@ class _Batch:
         }
         for tick in range(round((self._end - ORIGIN) / self._interval) + 1):
             self._writer.add(lines, ORIGIN + tick * self._interval)
-        self._writer.__exit__(None, None, None)
+        self._writer.finish()
         self._engine = Engine(self._work, self._interval)
         self._engine.__enter__()
         return self
@@ -197,18 +200,22 @@ class _Batch:
 
     def evaluate(self, rules: RuleSet, errors: list[str], progress: Progress) -> None:
         """Let Prometheus evaluate the rules over all runs of the batch."""
-        total = sum(map(len, rules.recordings)) + len(rules.alerts) + 2
-        progress("loading the samples into Prometheus", 0.0)
+        total = sum(map(len, rules.recordings)) + len(rules.alerts) + 1
+        done = 0
+
+        def step(what: str) -> None:
+            nonlocal done
+            progress(what, READING_SHARE + (1 - READING_SHARE) * done / total)
+            done += 1
+
+        step("loading the samples into Prometheus")
         self._engine.load(self._text)
         self._text.unlink()
-        done = 1
         for recording in self._engine.record(rules.recordings, ORIGIN, self._end):
-            progress(f"recording {recording.name}", done / total)
-            done += 1
+            step(f"recording {recording.name}")
         found: dict[tuple[str, str, str], list[tuple[AlertRule, Firing]]] = {}
         for rule in rules.alerts:
-            progress(f"evaluating {rule.name}", done / total)
-            done += 1
+            step(f"evaluating {rule.name}")
             try:
                 self._evaluate(rule, found)
             except StackError as error:
@@ -225,7 +232,7 @@ class _Batch:
             run = self.runs.get(labels.get("run", ""))
             if run is None:
                 continue  # It is not about a run: the watch over the watch.
-            count = int((run.timeline.end + AFTER_END_SECONDS - ORIGIN) / step) + 1
+            count = int((run.timeline.end + run.after - ORIGIN) / step) + 1
             evaluations = [ORIGIN + number * step for number in range(count)]
             key = (labels["run"], rule.name, f"{labels.get('severity')} {labels.get('sign')}")
             found.setdefault(key, []).extend(

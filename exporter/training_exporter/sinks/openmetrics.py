@@ -6,11 +6,12 @@ two of them is seen at the second one, and nothing is seen of a process that is 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,31 +26,48 @@ from training_exporter.state import RunState
 #: Scrapes that a process still answers after the end of its run, as `Monitor.close` has it.
 SCRAPES_AFTER_END = 2
 
+#: Samples of one scrape as lines without their time, by (family, type).
+Lines = dict[tuple[str, str], list[str]]
+
 
 class OpenMetricsWriter:
-    """Collects samples in time order and writes them to `path` family by family, as the format wants it.
+    """Collects samples, those of a series in time order, and writes them to `path` family by family, as the format
+    has it.
 
-    A context: the file is complete when it is left without an error.
+    A context: the file is there once it is left without an error. `finish` and `discard` do the same by hand.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.samples = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="openmetrics-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._parts: dict[str, IO[str]] = {}
 
-    def add(self, lines: Mapping[tuple[str, str], Sequence[str]], time: float) -> None:
-        """Write `lines` (from `render`) as samples at `time` (Unix seconds)."""
+    def add(self, lines: Lines, time: float) -> None:
+        """Take the samples of `lines` at `time` (Unix seconds)."""
         end = f" {time:.3f}\n"
         for (name, kind), series in lines.items():
-            part = self._parts.get(name)
-            if part is None:
-                part = (Path(self._folder.name) / f"{len(self._parts)}").open("w+", encoding="utf-8")
-                part.write(f"# TYPE {name} {kind}\n")
-                self._parts[name] = part
-            for line in series:
-                part.write(line + end)
+            part = self._parts.get(name) or self._begin(name, kind)
+            part.write("".join([line + end for line in series]))
             self.samples += len(series)
+
+    def finish(self) -> None:
+        """Write the file."""
+        with self.path.open("w", encoding="utf-8") as file:
+            for part in self._parts.values():
+                part.seek(0)
+                shutil.copyfileobj(part, file, 1 << 20)
+            file.write("# EOF\n")
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget what was taken."""
+        for part in self._parts.values():
+            part.close()
+        self._parts = {}
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def __enter__(self) -> OpenMetricsWriter:
         return self
@@ -57,23 +75,25 @@ class OpenMetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                with self.path.open("w", encoding="utf-8") as file:
-                    for part in self._parts.values():
-                        part.seek(0)
-                        shutil.copyfileobj(part, file, 1 << 20)
-                    file.write("# EOF\n")
-        finally:
-            for part in self._parts.values():
-                part.close()
-            self._folder.cleanup()
+        if error is None:
+            self.finish()
+        else:
+            self.discard()
+
+    def _begin(self, name: str, kind: str) -> IO[str]:
+        # A file per family, because samples come in by time: those of 100,000 scrapes do not fit into memory.
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix=f"{self.path.name}-", dir=self.path.parent)
+        part = (Path(self._folder.name) / str(len(self._parts))).open("w+", encoding="utf-8")
+        part.write(f"# TYPE {name} {kind}\n")
+        self._parts[name] = part
+        return part
 
 
-def render(metrics: Iterable[Metric], more: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
+def render(metrics: Iterable[Metric], more: Mapping[str, str]) -> Lines:
     """Each sample as a line without its time, by (family, type). `more` labels go on each, as a scrape adds them."""
     added = ",".join(f'{name}="{escape(value)}"' for name, value in more.items())
-    lines: dict[tuple[str, str], list[str]] = {}
+    lines: Lines = {}
     for metric in metrics:
         lines[metric.name, metric.type] = [
             f"{sample.name}{{{_labels(sample.labels, added)}}} {number(sample.value)}" for sample in metric.samples
@@ -81,7 +101,7 @@ def render(metrics: Iterable[Metric], more: Mapping[str, str]) -> dict[tuple[str
     return lines
 
 
-def series(name: str, kind: str, labels: Mapping[str, str], value: float) -> dict[tuple[str, str], list[str]]:
+def series(name: str, kind: str, labels: Mapping[str, str], value: float) -> Lines:
     """One sample in the form of `render`."""
     return {(name, kind): [f"{name}{{{_labels(labels, '')}}} {number(value)}"]}
 
@@ -152,7 +172,7 @@ class Replay:
         timeline: Timeline | None = None
         tick, shift, previous = 0, 0.0, 0.0
         up = {value: series("up", "gauge", labels, value) for value in (0.0, 1.0)}
-        lines: dict[tuple[str, str], list[str]] | None = None
+        lines: Lines | None = None
 
         def scrape(alive: bool) -> None:
             nonlocal tick, lines
@@ -210,8 +230,4 @@ class Replay:
 
 
 def _shifted(event: Event, shift: float) -> Event:
-    if not shift:
-        return event
-    import dataclasses
-
-    return dataclasses.replace(event, time=event.time + shift)
+    return dataclasses.replace(event, time=event.time + shift) if shift else event

@@ -7,6 +7,7 @@ records of the same run in its output directory the one that tells most is read:
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -39,6 +40,11 @@ class Record:
     seconds_per_step: float = 1.0
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def source(self) -> Path:
+        """The file that stands for the record; of TensorBoard's several ones the first."""
+        return next(iter(tensorboard.event_files(self.path)), self.path) if self.path.is_dir() else self.path
+
     def events(self) -> Iterator[Event]:
         """The run's events in order, the first one a RunStarted. Raises RecordError."""
         try:
@@ -65,23 +71,17 @@ class Record:
                 raise RecordError(f"{self.path}: the journal is empty")
             if not isinstance(first, RunStarted):
                 raise RecordError(
-                    f"{self.path}: line 1: found the event {first.kind!r}, allowed: {RunStarted.kind!r} as the first one"
+                    f"{self.path}: line 1: found the event {first.kind!r}, allowed: {RunStarted.kind!r} at the start"
                 )
             now = first.time
             for event in itertools.chain([first], reading):
                 # A clock that is set back must not bring samples out of order.
                 now = max(now, event.time)
-                yield event if event.time == now else _at(event, now)
+                yield event if event.time == now else dataclasses.replace(event, time=now)
         except journal.JournalError as error:
             raise RecordError(str(error)) from None
         finally:
             self.problems += [f"{self.path}: line {number}: {what}; passed over" for number, what in skipped.lines]
-
-
-def _at(event: Event, time: float) -> Event:
-    import dataclasses
-
-    return dataclasses.replace(event, time=time)
 
 
 def find(paths: Sequence[Path], seconds_per_step: float = 1.0) -> tuple[list[Record], list[str]]:

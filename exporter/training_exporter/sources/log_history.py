@@ -12,6 +12,7 @@ Such a table says less than a live run does. What it leaves out is filled in her
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ def validation_loss(metrics: Mapping[str, Any]) -> Any:
 def logging_interval(entries: Sequence[Entry]) -> int | None:
     """Steps between two logged losses, as found; None with fewer than two of them."""
     steps = [entry.step for entry in entries if entry.trains]
-    gaps = [b - a for a, b in zip(steps, steps[1:], strict=False) if b > a]
+    gaps = [b - a for a, b in itertools.pairwise(steps) if b > a]
     return round(statistics.median(gaps)) if gaps else None
 
 
@@ -179,7 +180,7 @@ def _times(
 ) -> tuple[list[float], float]:
     """The time of each entry, never falling, and the seconds that a step takes (median)."""
     known = [(e.step, e.time) for e in entries if e.time is not None and e.trains]
-    paces = [(tb - ta) / (b - a) for (a, ta), (b, tb) in zip(known, known[1:], strict=False) if b > a and tb > ta]
+    paces = [(tb - ta) / (b - a) for (a, ta), (b, tb) in itertools.pairwise(known) if b > a and tb > ta]
     pace = statistics.median(paces) if paces else seconds_per_step
     times: list[float] = []
     step = max(0, entries[0].step - interval)

@@ -47,7 +47,9 @@ def read(path: Path, run: str) -> tuple[Header, list[Entry]]:
     try:
         header = _header(_Reader("", state), run)
         entries = [
-            entry for number, item in enumerate(history) if (entry := _entry(f"log_history[{number}]", item)) is not None
+            entry
+            for number, item in enumerate(history)
+            if (entry := _entry(f"log_history[{number}]", item)) is not None
         ]
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from None
