@@ -15,6 +15,7 @@ COMMANDS = (
     "training_exporter.gpu.cli",
     "training_exporter.stack.inbox",
     "training_exporter.backtest.cli",
+    "training_exporter.backtest.backfill",
 )
 
 

@@ -51,8 +51,10 @@ class Engine:
     marks a series that has gone as stale, which samples from a file cannot.
     """
 
-    def __init__(self, work: Path, interval: float) -> None:
+    def __init__(self, work: Path, interval: float, max_block_hours: int = 1_000_000) -> None:
         self.interval = interval
+        # As a rule one block, whatever the length of the runs: promtool reads the whole file once per block.
+        self._max_block_hours = max_block_hours
         self._work = work
         self._data = work / "data"
         self._program = binaries.require([binaries.PROMETHEUS])["prometheus"]
@@ -72,8 +74,7 @@ class Engine:
         """Take up the samples of an OpenMetrics file; Prometheus starts again."""
         if self._child is not None:
             self._child.stop()
-        # One block, whatever the length of the runs: promtool reads the whole file once per block.
-        create_blocks(text, self._data, max_block_hours=1_000_000)
+        create_blocks(text, self._data, self._max_block_hours)
         config = self._work / "prometheus.yml"
         config.write_text("global: {scrape_interval: 1h}\n")
         port = free_port(0)
@@ -108,17 +109,20 @@ class Engine:
             since += POINTS_PER_QUERY * step
         return list(merged.values())
 
-    def record(self, levels: Sequence[Sequence[RecordingRule]], start: float, end: float) -> Iterator[RecordingRule]:
-        """Evaluate recording rules from `start` to `end` as Prometheus would have, and take up what they give.
+    def record(
+        self, levels: Sequence[Sequence[RecordingRule]], windows: Sequence[tuple[float, float]]
+    ) -> Iterator[RecordingRule]:
+        """Evaluate recording rules in `windows` of time as Prometheus would have, and take up what they give.
 
-        Yields each rule before it is evaluated.
+        The rules of a level read those of the levels before. Yields each rule before it is evaluated.
         """
         for number, level in enumerate(levels):
             text = self._work / f"recorded-{number}.om"
             with OpenMetricsWriter(text) as writer:
                 for rule in level:
                     yield rule
-                    self._record(rule, start, end, writer)
+                    for start, end in windows:
+                        self._record(rule, start, end, writer)
             if writer.samples:
                 self.load(text)
             text.unlink()

@@ -15,7 +15,7 @@ import yaml
 from training_exporter.backtest.engine import Engine
 from training_exporter.backtest.firing import Firing, firings, merged
 from training_exporter.backtest.rules import AlertRule, RuleSet, duration
-from training_exporter.events import Event, RunEnded
+from training_exporter.events import Event, RunEnded, RunStarted
 from training_exporter.sinks.openmetrics import OpenMetricsWriter, Replay, Timeline, series
 from training_exporter.sources.files import Record
 from training_exporter.sources.log_history import RecordError
@@ -30,12 +30,12 @@ ORIGIN = 992_023_200.0
 #: For how long the rules are evaluated after a run: long enough for the alert of one that vanished.
 AFTER_END_SECONDS = 300.0
 
-#: Runs longer than this are scraped more rarely, so that a run of a week has as many samples as one of 2.3 days.
+#: Runs longer than this are scraped a third as often, so that one of a week is replayed in seconds.
 FINE_SECONDS = 86_400.0
 COARSENING = 3
 
-#: A record that ends in longer than this is not a run, but a clock that was wrong.
-LONGEST_SECONDS = 366 * 86_400.0
+#: A record that spans more is not a run, but a clock that was wrong.
+LONGEST_DAYS = 366
 
 #: A journal without an end that was written to in the last minutes is that of a run still at work.
 RECENT_SECONDS = 600.0
@@ -113,6 +113,28 @@ def scrape_interval() -> float:
     return duration(config["global"]["scrape_interval"])
 
 
+def events_of(record: Record) -> list[Event]:
+    """All events of a record. Raises RecordError, also for a record of more than LONGEST_DAYS."""
+    events = list(record.events())
+    days = (max(event.time for event in events) - events[0].time) / 86_400
+    if days > LONGEST_DAYS:
+        raise RecordError(
+            f"{record.path}: found {days:.0f} days between its first and its last time, allowed: {LONGEST_DAYS} at most"
+        )
+    return events
+
+
+def run_of(events: Sequence[Event], record: Record) -> str:
+    """The name of the run: its own, or what its record is called."""
+    first = events[0]
+    return first.run if isinstance(first, RunStarted) else record.run
+
+
+def interval_for(events: Sequence[Event], fine: float) -> float:
+    """Seconds between the scrapes of a run; `fine` for one of ordinary length."""
+    return fine * COARSENING if events[-1].time - events[0].time > FINE_SECONDS else fine
+
+
 def backtest(
     records: Sequence[Record],
     rules: RuleSet,
@@ -133,15 +155,8 @@ def backtest(
         for number, record in enumerate(records):
             progress(f"reading {record.run}", READING_SHARE * number / len(records))
             try:
-                events = list(record.events())
-                span = max(event.time for event in events) - events[0].time
-                if span > LONGEST_SECONDS:
-                    raise RecordError(
-                        f"{record.path}: found {span / 86400:.0f} days between its first and last time, allowed: at "
-                        f"most {LONGEST_SECONDS / 86400:.0f}"
-                    )
-                batch = batches[span > FINE_SECONDS]
-                batch.add(record, events, names, new_state())
+                events = events_of(record)
+                batches[interval_for(events, fine) > fine].add(record, events, names, new_state())
             except RecordError as error:
                 report.errors.append(str(error))
             report.errors += record.problems
@@ -169,7 +184,7 @@ class _Batch:
 
     def add(self, record: Record, events: list[Event], names: dict[str, int], state: RunState) -> None:
         """Replay one run; its samples are there when the batch is entered."""
-        name = getattr(events[0], "run", None) or record.run
+        name = run_of(events, record)
         names[name] = count = names.get(name, 0) + 1
         label = name if count == 1 else f"{name} ({count})"
         # What becomes of a run that is still at work is not known.
@@ -211,7 +226,7 @@ class _Batch:
         step("loading the samples into Prometheus")
         self._engine.load(self._text)
         self._text.unlink()
-        for recording in self._engine.record(rules.recordings, ORIGIN, self._end):
+        for recording in self._engine.record(rules.recordings, [(ORIGIN, self._end)]):
             step(f"recording {recording.name}")
         found: dict[tuple[str, str, str], list[tuple[AlertRule, Firing]]] = {}
         for rule in rules.alerts:

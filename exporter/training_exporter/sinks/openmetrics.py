@@ -163,15 +163,17 @@ class Replay:
         state: RunState,
         labels: Mapping[str, str],
         lost_seconds: float = 0.0,
+        up: bool = True,
     ) -> Timeline:
         """Replay one run under the label `run`=`name`; `state` is a fresh one, `labels` are a scrape target's.
 
         A process that left without an end (killed) is seen as a target that is down, until the run is taken up again
-        or for `lost_seconds`; one that ended in good order is no target any more.
+        or for `lost_seconds`; one that ended in good order is no target any more. `up` False leaves Prometheus' own
+        series about the target out.
         """
         timeline: Timeline | None = None
         tick, shift, previous = 0, 0.0, 0.0
-        up = {value: series("up", "gauge", labels, value) for value in (0.0, 1.0)}
+        target = {value: series("up", "gauge", labels, value) if up else {} for value in (0.0, 1.0)}
         lines: Lines | None = None
 
         def scrape(alive: bool) -> None:
@@ -179,7 +181,7 @@ class Replay:
             assert timeline is not None
             time = timeline.start + tick * self._interval
             tick += 1
-            self._writer.add(up[float(alive)], time)
+            self._writer.add(target[float(alive)], time)
             if alive:
                 if lines is None:
                     lines = render(collect(RUN_FAMILIES, state, {"run": name}), labels)
