@@ -13,6 +13,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -92,7 +93,7 @@ class OpenMetricsWriter:
 
 def render(metrics: Iterable[Metric], more: Mapping[str, str]) -> Lines:
     """Each sample as a line without its time, by (family, type). `more` labels go on each, as a scrape adds them."""
-    added = ",".join(f'{name}="{escape(value)}"' for name, value in more.items())
+    added = _labels(more)
     lines: Lines = {}
     for metric in metrics:
         lines[metric.name, metric.type] = [
@@ -103,11 +104,17 @@ def render(metrics: Iterable[Metric], more: Mapping[str, str]) -> Lines:
 
 def series(name: str, kind: str, labels: Mapping[str, str], value: float) -> Lines:
     """One sample in the form of `render`."""
-    return {(name, kind): [f"{name}{{{_labels(labels, '')}}} {number(value)}"]}
+    return {(name, kind): [f"{name}{{{_labels(labels)}}} {number(value)}"]}
 
 
-def _labels(labels: Mapping[str, str], added: str) -> str:
-    own = ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
+def _labels(labels: Mapping[str, str], added: str = "") -> str:
+    return _label_text(tuple(labels.items()), added)
+
+
+# The same few hundred sets of labels come back at every scrape.
+@lru_cache(maxsize=4096)
+def _label_text(labels: tuple[tuple[str, str], ...], added: str) -> str:
+    own = ",".join(f'{name}="{escape(value)}"' for name, value in labels)
     return f"{own},{added}" if own and added else own or added
 
 
