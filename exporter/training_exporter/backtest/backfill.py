@@ -13,15 +13,16 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training_exporter.backtest.cli import add_paths, fail
+from training_exporter.backtest.cli import add_paths, fail, new_state
 
 if TYPE_CHECKING:
     from training_exporter.backtest import replay
     from training_exporter.sources.files import Record
+    from training_exporter.state import RunState
 
 #: Prometheus keeps its data for so long unless `--storage.tsdb.retention.time` says otherwise.
 DEFAULT_RETENTION_SECONDS = 15 * 86_400
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         # Imported here: the other commands must work without the packages of the extra `backtest`.
         from training_exporter.backtest import output
+        from training_exporter.profile import ProfileError
         from training_exporter.sources import files
         from training_exporter.sources.log_history import RecordError
         from training_exporter.stack.errors import StackError
@@ -68,8 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
         _check_data_dir(arguments.data_dir, arguments.create)
         records, errors = files.find(arguments.paths, arguments.seconds_per_step)
         with output.progress_bar() as progress:
-            written = backfill(records, arguments.data_dir, errors, recordings=arguments.rules, progress=progress)
-    except (StackError, RecordError) as error:
+            written = backfill(
+                records,
+                arguments.data_dir,
+                errors,
+                make_state=new_state(arguments.profile),
+                recordings=arguments.rules,
+                progress=progress,
+            )
+    except (StackError, RecordError, ProfileError) as error:
         return fail("backfill", str(error))
     except OSError as error:
         return fail("backfill", f"{error.filename or arguments.data_dir}: {error.strerror}")
@@ -94,6 +103,7 @@ def backfill(
     data_dir: Path,
     errors: list[str],
     *,
+    make_state: Callable[[], RunState],
     recordings: bool = False,
     progress: replay.Progress = lambda what, share: None,
 ) -> list[tuple[str, float, float]]:
@@ -106,7 +116,6 @@ def backfill(
     from training_exporter.backtest.engine import Engine, create_blocks
     from training_exporter.sinks.openmetrics import OpenMetricsWriter, Replay
     from training_exporter.sources.log_history import RecordError
-    from training_exporter.state import RunState
 
     fine = replay.scrape_interval()
     coarsest = fine
@@ -135,7 +144,7 @@ def backfill(
                 timeline = Replay(writer, interval=interval).run(
                     events,
                     name=replay.run_of(events, record),
-                    state=RunState(),
+                    state=make_state(),
                     labels={"instance": INSTANCE, "job": "training"},
                     up=False,
                 )

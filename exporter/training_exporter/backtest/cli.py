@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training_exporter.state import RunState
 
 BAD_INPUT = 2
 
@@ -35,6 +41,17 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
         "--seconds-per-step", type=_seconds, default=1.0, metavar="S",
         help="for records without times: how long a step took (default %(default)g)",
     )  # fmt: skip
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE", help="what to expect of the runs (default: the guide's numbers)"
+    )
+
+
+def new_state(path: Path | None) -> Callable[[], RunState]:
+    """What makes the state of each run, with the expectations of the profile at `path`. Raises ProfileError."""
+    from training_exporter import profile
+    from training_exporter.state import RunState
+
+    return functools.partial(RunState, profile.load(path))
 
 
 def _seconds(text: str) -> float:
@@ -52,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         # Imported here: the other commands must work without the packages of the extra `backtest`.
         from training_exporter.backtest import output, replay, rules
+        from training_exporter.profile import ProfileError
         from training_exporter.sources import files
         from training_exporter.sources.log_history import RecordError
         from training_exporter.stack.errors import StackError
@@ -61,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         rule_set = rules.load(arguments.rules)
         records, errors = files.find(arguments.paths, arguments.seconds_per_step)
         with output.progress_bar() as progress:
-            report = replay.backtest(records, rule_set, progress=progress)
-    except (StackError, RecordError) as error:
+            report = replay.backtest(records, rule_set, new_state=new_state(arguments.profile), progress=progress)
+    except (StackError, RecordError, ProfileError) as error:
         return fail("backtest", str(error))
     report.errors[:0] = errors
     for name, reason in rule_set.left_out.items():

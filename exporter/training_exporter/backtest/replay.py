@@ -140,14 +140,16 @@ def backtest(
     rules: RuleSet,
     *,
     new_state: Callable[[], RunState] = RunState,
+    interval: float | None = None,
     progress: Progress = lambda what, share: None,
 ) -> Report:
     """Replay `records` and evaluate `rules` over them. A record that cannot be read is a line of `errors`.
 
+    `interval` (seconds) is that of scrapes and of the rules' evaluation, the shipped prometheus.yml's for None.
     Raises StackError where Prometheus or promtool is missing or does not work.
     """
     report = Report()
-    fine = scrape_interval()
+    fine = interval or scrape_interval()
     with tempfile.TemporaryDirectory(prefix="backtest-") as folder:
         work = Path(folder)
         batches = [_Batch(work / "fine", fine), _Batch(work / "coarse", fine * COARSENING)]

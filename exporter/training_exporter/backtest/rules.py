@@ -67,7 +67,7 @@ class RuleSet:
 
 
 def load(folder: Path | None, *, all_recordings: bool = False) -> RuleSet:
-    """The rules of all files below `folder`, or the shipped ones for None.
+    """The rules of all files in `folder`, or the shipped ones for None.
 
     Recording rules that a folder of one's own lacks are taken from the shipped ones. `all_recordings` keeps also
     those that no alert reads. Raises StackError for a folder without rules, and for rules that `promtool` refuses.
@@ -98,7 +98,7 @@ def load(folder: Path | None, *, all_recordings: bool = False) -> RuleSet:
 
 
 def _rule_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in {".yml", ".yaml"} and path.is_file())
+    return sorted(path for path in folder.iterdir() if path.suffix in {".yml", ".yaml"} and path.is_file())
 
 
 def _rules(paths: Sequence[Path]) -> tuple[list[AlertRule], list[RecordingRule]]:
@@ -132,7 +132,7 @@ def _check(paths: Sequence[Path]) -> None:
     if done.returncode != 0:
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
         reasons = [line for line in lines if line and not line.startswith(("Checking", "SUCCESS", "FAILED"))]
-        raise StackError("; ".join(reasons)[:1000] or "promtool refuses the rules")
+        raise StackError("; ".join(reasons)[:500] or "promtool refuses the rules")
 
 
 def _reads(rule: Rule, name: str) -> bool:

@@ -27,13 +27,20 @@ from training_exporter.state import RunState
 #: Scrapes that a process still answers after the end of its run, as `Monitor.close` has it.
 SCRAPES_AFTER_END = 2
 
-#: Samples of one scrape as lines without their time, by (family, type).
-Lines = dict[tuple[str, str], list[str]]
+#: Samples of one scrape as lines without their time: by (family, type), then by the labels of the metric.
+Lines = dict[tuple[str, str], dict[str, list[str]]]
+
+#: Characters of one metric that are kept in memory.
+_IN_MEMORY = 4 << 20
+
+
+def _spooled() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)
 
 
 class OpenMetricsWriter:
-    """Collects samples, those of a series in time order, and writes them to `path` family by family, as the format
-    has it.
+    """Collects samples, those of a series in time order, and writes them to `path` as the format has it: family by
+    family, and in it metric by metric.
 
     A context: the file is there once it is left without an error. `finish` and `discard` do the same by hand.
     """
@@ -42,30 +49,43 @@ class OpenMetricsWriter:
         self.path = path
         self.samples = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._parts: dict[str, IO[str]] = {}
+        self._families: dict[tuple[str, str], IO[bytes]] = {}
+        self._metrics: dict[tuple[tuple[str, str], str], IO[bytes]] = {}
 
     def add(self, lines: Lines, time: float) -> None:
         """Take the samples of `lines` at `time` (Unix seconds)."""
         end = f" {time:.3f}\n"
-        for (name, kind), series in lines.items():
-            part = self._parts.get(name) or self._begin(name, kind)
-            part.write("".join([line + end for line in series]))
-            self.samples += len(series)
+        for family, metrics in lines.items():
+            for labels, series in metrics.items():
+                part = self._metrics.get((family, labels))
+                if part is None:
+                    part = self._metrics[family, labels] = _spooled()
+                part.write("".join([line + end for line in series]).encode())
+                self.samples += len(series)
+
+    def flush(self) -> None:
+        """Say that nothing more comes of the metrics so far: those of the next run are others."""
+        for (family, _), part in self._metrics.items():
+            part.seek(0)
+            shutil.copyfileobj(part, self._families.get(family) or self._begin(family), 1 << 20)
+            part.close()
+        self._metrics = {}
 
     def finish(self) -> None:
         """Write the file."""
-        with self.path.open("w", encoding="utf-8") as file:
-            for part in self._parts.values():
+        self.flush()
+        with self.path.open("wb") as file:
+            for part in self._families.values():
                 part.seek(0)
                 shutil.copyfileobj(part, file, 1 << 20)
-            file.write("# EOF\n")
+            file.write(b"# EOF\n")
         self.discard()
 
     def discard(self) -> None:
         """Forget what was taken."""
-        for part in self._parts.values():
+        for part in (*self._metrics.values(), *self._families.values()):
             part.close()
-        self._parts = {}
+        self._metrics, self._families = {}, {}
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -81,30 +101,37 @@ class OpenMetricsWriter:
         else:
             self.discard()
 
-    def _begin(self, name: str, kind: str) -> IO[str]:
-        # A file per family, because samples come in by time: those of 100,000 scrapes do not fit into memory.
+    def _begin(self, family: tuple[str, str]) -> IO[bytes]:
+        # A file per family, because the samples of many runs do not fit into memory.
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix=f"{self.path.name}-", dir=self.path.parent)
-        part = (Path(self._folder.name) / str(len(self._parts))).open("w+", encoding="utf-8")
-        part.write(f"# TYPE {name} {kind}\n")
-        self._parts[name] = part
+        part = (Path(self._folder.name) / str(len(self._families))).open("w+b")
+        part.write(f"# TYPE {family[0]} {family[1]}\n".encode())
+        self._families[family] = part
         return part
 
 
 def render(metrics: Iterable[Metric], more: Mapping[str, str]) -> Lines:
-    """Each sample as a line without its time, by (family, type). `more` labels go on each, as a scrape adds them."""
+    """Each sample as a line without its time. `more` labels go on each, as a scrape adds them."""
     added = _labels(more)
     lines: Lines = {}
     for metric in metrics:
-        lines[metric.name, metric.type] = [
-            f"{sample.name}{{{_labels(sample.labels, added)}}} {number(sample.value)}" for sample in metric.samples
-        ]
+        family: dict[str, list[str]] = {}
+        lines[metric.name, metric.type] = family
+        for sample in metric.samples:
+            text = _labels(sample.labels, added)
+            # The buckets of a histogram are one metric.
+            key = (
+                _labels({k: v for k, v in sample.labels.items() if k != "le"}, added) if "le" in sample.labels else text
+            )
+            family.setdefault(key, []).append(f"{sample.name}{{{text}}} {number(sample.value)}")
     return lines
 
 
 def series(name: str, kind: str, labels: Mapping[str, str], value: float) -> Lines:
     """One sample in the form of `render`."""
-    return {(name, kind): [f"{name}{{{_labels(labels)}}} {number(value)}"]}
+    text = _labels(labels)
+    return {(name, kind): {text: [f"{name}{{{text}}} {number(value)}"]}}
 
 
 def _labels(labels: Mapping[str, str], added: str = "") -> str:
@@ -234,6 +261,7 @@ class Replay:
         if not ended:
             for _ in due(previous + lost_seconds):
                 scrape(alive=False)
+        self._writer.flush()
         timeline.run, timeline.max_steps, timeline.state = name, state.max_steps, state.state
         return timeline
 

@@ -24,6 +24,12 @@ from training_exporter import events
 #: Steps between two entries that are told one by one; a larger jump is no logging interval.
 MAX_STEPS_BETWEEN = 10_000
 
+#: Steps of a run that are told one by one; of a longer one those that were logged.
+MAX_STEPS = 1_000_000
+
+#: Tokens that an event can hold: up to here Prometheus' numbers are exact.
+MAX_TOKENS = 2**53
+
 #: An epoch is logged with a few digits: only a fall beyond rounding is a restart.
 _EPOCH_ROUNDING = 0.01
 
@@ -99,6 +105,7 @@ def events_of(
     times, pace = _times(entries, interval, seconds_per_step, end_time)
     last_step = max(entry.step for entry in entries)
     max_steps = header.max_steps or last_step
+    limit = MAX_STEPS_BETWEEN if last_step <= MAX_STEPS else 1
 
     step = max(0, entries[0].step - interval) if entries[0].step > 2 * interval else 0
     began = max(0.0, times[0] - (entries[0].step - step) * pace)
@@ -132,7 +139,7 @@ def events_of(
         tokens = _tokens(entry, tokens_seen, steps_end - now)
         if entry.tokens_seen is not None:
             tokens_seen = entry.tokens_seen
-        yield from _steps(step, entry.step, now, steps_end, tokens, entry.epoch, timed or tokens is not None)
+        yield from _steps(step, entry.step, now, steps_end, tokens, entry.epoch, timed or tokens is not None, limit)
         if entry.step > step:
             now = steps_end
         step, epoch = max(step, entry.step), entry.epoch if entry.epoch is not None else epoch
@@ -207,21 +214,22 @@ def _times(
 def _tokens(entry: Entry, tokens_seen: int, seconds: float) -> int | None:
     """Tokens of the steps that end with `entry` and took `seconds`, where the entry lets tell."""
     if entry.tokens_seen is not None and entry.tokens_seen > tokens_seen:
-        return entry.tokens_seen - tokens_seen
+        return min(entry.tokens_seen - tokens_seen, MAX_TOKENS)
     speed = entry.tokens_per_second
     if speed is None or not math.isfinite(speed) or speed < 0 or seconds <= 0:
         return None
-    return round(speed * seconds)
+    return round(min(speed * seconds, MAX_TOKENS))
 
 
 def _steps(
-    done: int, step: int, since: float, until: float, tokens: int | None, epoch: float | None, timed: bool
+    done: int, step: int, since: float, until: float, tokens: int | None, epoch: float | None, timed: bool, limit: int
 ) -> Iterator[events.StepEnded]:
-    """The optimizer steps after `done` up to `step`, spread evenly over the time from `since` to `until`."""
+    """The optimizer steps after `done` up to `step`, spread evenly over the time from `since` to `until`; only the
+    last one where they are more than `limit`."""
     count = step - done
     if count <= 0:
         return
-    if count > MAX_STEPS_BETWEEN:
+    if count > limit:
         yield events.StepEnded(time=until, step=step, epoch=epoch)
         return
     seconds = (until - since) / count

@@ -66,8 +66,9 @@ def _header(state: _Reader, run: str) -> Header:
     peak = state.number("learning_rate")
     scheduler = state.text("lr_scheduler_type")
     warmup = state.number("warmup_steps") or 0.0
-    if not warmup and max_steps:
-        warmup = math.ceil((state.number("warmup_ratio") or 0.0) * max_steps)
+    ratio = state.number("warmup_ratio") or 0.0
+    if not warmup and max_steps and 0 < ratio <= 1:
+        warmup = math.ceil(ratio * max_steps)
     settings = {
         "base_model": state.text("model"),
         "batch_size": _plain(state.number("train_batch_size")),
