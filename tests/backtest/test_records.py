@@ -59,7 +59,12 @@ def test_steps_between_entries_are_spread_over_the_time_between(tmp_path: Path) 
     found = replay(trainer_state(tmp_path, steps=40, seconds=2.0, every=10))
     assert [step.step for step in of(events.StepEnded, found)] == list(range(1, 41))
     assert of(events.StepEnded, found)[14].time == pytest.approx(START + 30.0)
-    assert [(loss.step, loss.steps) for loss in of(events.LossLogged, found)] == [(10, 10), (20, 10), (30, 10), (40, 10)]
+    assert [(loss.step, loss.steps) for loss in of(events.LossLogged, found)] == [
+        (10, 10),
+        (20, 10),
+        (30, 10),
+        (40, 10),
+    ]
 
 
 def test_without_times_a_step_takes_what_is_stated(tmp_path: Path) -> None:
@@ -164,9 +169,15 @@ def test_several_validation_sets(tmp_path: Path) -> None:
         ('{"log_history": []}', r"no entry with a training loss or a validation loss"),
         ('{"log_history": [3]}', r"log_history\[0\]: found 3, allowed: an object"),
         ('{"log_history": [{"loss": 1.0}]}', r"log_history\[0\]: key 'step' is missing"),
-        ('{"log_history": [{"loss": "high", "step": 1}]}', r"log_history\[0\]: key 'loss': found 'high', allowed: a num"),
+        (
+            '{"log_history": [{"loss": "high", "step": 1}]}',
+            r"log_history\[0\]: key 'loss': found 'high', allowed: a num",
+        ),
         ('{"log_history": [{"loss": 1.0, "step": -4}]}', r"key 'step': found -4, allowed: an integer from 0"),
-        ('{"log_history": [{"loss": 1.0, "step": 1, "wall_time": 1e15}]}', r"key 'wall_time': found 1000000000000000\.0, allowed: 0 up to 1e\+11"),
+        (
+            '{"log_history": [{"loss": 1.0, "step": 1, "wall_time": 1e15}]}',
+            r"key 'wall_time': found 1000000000000000\.0, allowed: 0 up to 1e\+11",
+        ),
         ('{"max_steps": "many", "log_history": [{"loss": 1.0, "step": 1}]}', r"key 'max_steps': found 'many'"),
     ],
 )

@@ -119,6 +119,7 @@ def backfill(
 
     fine = replay.scrape_interval()
     coarsest = fine
+    names: dict[str, int] = {}
     written: list[tuple[str, float, float]] = []
     # Beside the blocks, so that they are moved and not copied; Prometheus looks at no folder with such a name.
     with tempfile.TemporaryDirectory(prefix="backfill-", dir=data_dir) as folder:
@@ -143,7 +144,7 @@ def backfill(
                 coarsest = max(coarsest, interval)
                 timeline = Replay(writer, interval=interval).run(
                     events,
-                    name=replay.run_of(events, record),
+                    name=replay.label_of(events, record, names),
                     state=make_state(),
                     labels={"instance": INSTANCE, "job": "training"},
                     up=False,

@@ -130,6 +130,13 @@ def run_of(events: Sequence[Event], record: Record) -> str:
     return first.run if isinstance(first, RunStarted) else record.run
 
 
+def label_of(events: Sequence[Event], record: Record, names: dict[str, int]) -> str:
+    """The run's name, numbered where another one of `names` (how often each was given) has it too."""
+    name = run_of(events, record)
+    names[name] = count = names.get(name, 0) + 1
+    return name if count == 1 else f"{name} ({count})"
+
+
 def interval_for(events: Sequence[Event], fine: float) -> float:
     """Seconds between the scrapes of a run; `fine` for one of ordinary length."""
     return fine * COARSENING if events[-1].time - events[0].time > FINE_SECONDS else fine
@@ -186,16 +193,16 @@ class _Batch:
 
     def add(self, record: Record, events: list[Event], names: dict[str, int], state: RunState) -> None:
         """Replay one run; its samples are there when the batch is entered."""
-        name = run_of(events, record)
-        names[name] = count = names.get(name, 0) + 1
-        label = name if count == 1 else f"{name} ({count})"
+        label = label_of(events, record, names)
         # What becomes of a run that is still at work is not known.
         at_work = record.format == "journal" and time.time() - events[-1].time < RECENT_SECONDS
         after = 0.0 if at_work and not isinstance(events[-1], RunEnded) else AFTER_END_SECONDS
         timeline = self._replay.run(
             events, name=label, state=state, labels={"instance": label, "job": "training"}, lost_seconds=after
         )
-        self.runs[label] = _Replayed(RunReport(name, record.source, timeline.max_steps), timeline, after)
+        self.runs[label] = _Replayed(
+            RunReport(run_of(events, record), record.source, timeline.max_steps), timeline, after
+        )
 
     def __enter__(self) -> _Batch:
         self._end = max(run.timeline.end for run in self.runs.values()) + AFTER_END_SECONDS
