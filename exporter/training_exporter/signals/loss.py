@@ -12,6 +12,10 @@ _USUAL_POINTS = 500
 #: Share of the initial loss below which a rise is no longer measured against the best loss itself: from 0.01 to 0.02
 #: is a doubling, and nothing in a run that began at 2.
 _SCALE_FLOOR = 0.1
+#: Points that say too little of their noise: with as many, the variance is taken for twice what they show.
+_FEW_POINTS = 10
+#: Variance of a median over that of a mean.
+_MEDIAN_VARIANCE = math.pi / 2
 #: A first loss that is this many times as high as the ones after it, or as low, is not like them.
 _ODD = 2.0
 
@@ -28,7 +32,7 @@ class LossSignals:
 
     __slots__ = (
         "_alpha", "_best_variance", "_first", "_first_count", "_from_start", "_halfway", "_held", "_held_long",
-        "_held_long_zscores", "_held_zscores", "_mean_square", "_noise_points", "_signed", "_spikes", "_widest",
+        "_held_long_zscores", "_held_zscores", "_mean_square", "_noise_points", "_previous", "_signed", "_spikes", "_widest",
         "_zigzag", "best", "improvement_ratio", "initial", "points", "recent_improvement_ratio", "rise_ratio",
         "rise_zscore", "smoothed", "spike_zscore", "sustained_rise_ratio", "sustained_rise_zscore",
     )  # fmt: skip
@@ -45,11 +49,12 @@ class LossSignals:
         self._mean_square = 0.0
         self._noise_points = 0
         self._best_variance = 0.0
-        hold, hold_long = int(scaled(points / 50, 3, 20)), int(scaled(points / 15, 6, 60))
+        self._previous = (math.inf, math.inf)
+        hold, hold_long = int(scaled(points / 80, 3, 20)), int(scaled(points / 20, 6, 60))
         self._held, self._held_zscores = SlidingExtreme(hold), SlidingExtreme(hold)
         self._held_long, self._held_long_zscores = SlidingExtreme(hold_long), SlidingExtreme(hold_long)
         self._spikes = SlidingExtreme(hold, largest=True)
-        self._zigzag = Zigzag(scaled(points / 20, 12, 40), needed=10, cap=2.0)
+        self._zigzag = Zigzag(scaled(points / 20, 12, 40), needed=12)
         self._halfway = Halfway()
 
         self.points = 0
@@ -94,7 +99,8 @@ class LossSignals:
         if self.points <= self._first_count:
             self._begin(loss)
         if self.points >= self._first_count:
-            self._compare()
+            self._compare(loss)
+        self._previous = (self._previous[1], loss)
         self._zigzag.add(loss)
 
     def _follow(self, loss: float) -> None:
@@ -131,20 +137,24 @@ class LossSignals:
             typical = first
         if self._from_start:
             self.initial = typical
-            if first == typical:
-                self.best = first
+        # The run has been there, whatever the mean of these points is by now.
+        self.best, self._best_variance = typical, _MEDIAN_VARIANCE * self._mean_square / len(self._first)
         self._first = []
 
-    def _compare(self) -> None:
+    def _compare(self, loss: float) -> None:
         smoothed = self.smoothed
         assert smoothed is not None
         variance = self._mean_square * self._alpha / (2 - self._alpha)
         if self.best is None or smoothed < self.best:
             self.best, self._best_variance = smoothed, variance
         best = self.best
-        excess = smoothed - best
-        # Of the difference: the best has its own noise, the more the fewer points it was the mean of.
-        deviation = math.sqrt(variance + max(variance, self._best_variance))
+        # The median of the last three has forgotten a spike at once, where the mean remembers it.
+        a, b = self._previous
+        excess = max(0.0, min(smoothed, max(min(a, b), min(max(a, b), loss))) - best)
+        # Of the difference: the best has its own noise, the more the fewer points it was the mean of. And few points
+        # know little about their noise.
+        doubt = 1 + _FEW_POINTS / self._noise_points
+        deviation = math.sqrt(doubt * (variance + max(variance, self._best_variance)))
         if deviation > 0:
             self.rise_zscore = self._held_zscores.add(excess / deviation)
             self.sustained_rise_zscore = self._held_long_zscores.add(excess / deviation)

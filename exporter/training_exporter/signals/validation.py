@@ -41,7 +41,7 @@ class ValidationSignals:
 
     def __init__(self) -> None:
         self._divergences, self._gaps, self._growths = _Held(), _Held(), _Held()
-        self._zigzag = Zigzag(8, needed=3, cap=2.0)
+        self._zigzag = Zigzag(8, needed=3)
         self._halfway = Halfway()
         self._best_gap: float | None = None
 

@@ -6,6 +6,10 @@ import math
 from collections import deque
 
 
+#: A turn of this share of the level is never cut, so that a series that begins flat can show what it does later.
+_LEAST_TURN = 0.05
+
+
 def clamp(value: float, low: float, high: float) -> float:
     """`value`, or the bound that it is beyond."""
     return min(max(value, low), high)
@@ -73,19 +77,22 @@ class Zigzag:
 
     Of two neighbouring differences that point in opposite directions the smaller counts; of two in the same direction
     none does. A trend, however steep, a level that steps once, and the slow side of a sawtooth are thus no
-    fluctuation, and a single spike is one turn, capped. About 0.6 standard deviations of pure noise.
+    fluctuation. About 0.6 standard deviations of pure noise.
 
-    `window` is the width of the exponential mean in values, `needed` how many differences make it known, `cap` what
-    one turn counts at most: a spike is not many small ones.
+    One turn counts as five usual ones at most, and the largest of the first ones not at all: a spike is not many
+    small ones. `window` is the width of the exponential mean in values, `needed` how many differences make it known.
     """
 
-    __slots__ = ("_alpha", "_cap", "_count", "_last", "_level", "_mean", "_needed", "_step", "ratio", "value")
+    __slots__ = ("_alpha", "_count", "_first", "_last", "_level", "_mean", "_needed", "_step", "ratio", "value")
 
-    def __init__(self, window: float, needed: int, cap: float) -> None:
+    #: Usual turns that one counts as at most.
+    _MOST = 5.0
+
+    def __init__(self, window: float, needed: int) -> None:
         self._alpha = 2 / (1 + window)
         self._needed = needed
-        self._cap = cap
         self._count = 0
+        self._first: list[float] = []
         self._last: float | None = None
         self._step = 0.0
         self._mean = 0.0
@@ -97,15 +104,25 @@ class Zigzag:
 
     def add(self, value: float) -> None:
         """Take a value."""
-        if self._last is not None:
-            step = value - self._last
-            turn = min(abs(step), abs(self._step), self._cap) if step * self._step < 0 else 0.0
-            self._count += 1
-            alpha = max(1 / self._count, self._alpha)
-            self._mean += alpha * (turn - self._mean)
-            self._level += alpha * (value - self._level)
-            if self._count >= self._needed:
-                self.value = self._mean
-                self.ratio = self._mean / self._level if self._level > 0 else None
-            self._step = step
-        self._last = value
+        if self._last is None:
+            self._last = value
+            return
+        step = value - self._last
+        turn = min(abs(step), abs(self._step)) if step * self._step < 0 else 0.0
+        self._last, self._step = value, step
+        self._count += 1
+        alpha = max(1 / self._count, self._alpha)
+        self._level += alpha * (value - self._level)
+        if self._count <= self._needed:
+            self._first.append(turn)
+            if self._count == self._needed:
+                self._first.sort()
+                kept = self._first[: -max(1, self._needed // 6)]
+                self._mean = sum(kept) / len(kept)
+                self._first = []
+        else:
+            most = max(self._MOST * self._mean, _LEAST_TURN * abs(self._level))
+            self._mean += alpha * (min(turn, most) - self._mean)
+        if self._count >= self._needed:
+            self.value = self._mean
+            self.ratio = self._mean / self._level if self._level > 0 else None
