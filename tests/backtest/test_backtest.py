@@ -114,6 +114,21 @@ def test_recording_rules_of_several_levels(tmp_path: Path, capsys: Captured) -> 
     assert [(alert["alert"], alert["step"]) for alert in alerts] == [("Shipped", 55), ("A", 100)]
 
 
+def test_a_group_with_an_interval_of_its_own(tmp_path: Path, capsys: Captured) -> None:
+    path = trainer_state(tmp_path / "r", loss=lambda n, _: 5.0 if 50 <= n < 130 else 2.0)
+    folder = own_rules(tmp_path / "rules", "{alert: A, expr: 'half:loss > 3'}")
+    (folder / "slow.yml").write_text(
+        "groups:\n- name: slow\n  interval: 30s\n  rules:\n"
+        "  - {alert: Slow, expr: llm_training_loss > 3}\n"
+        "  - {alert: SlowHeld, expr: llm_training_loss > 3, for: 45s}\n"
+        "  - {record: 'half:loss', expr: llm_training_loss}\n"
+    )
+    alerts = run_json(capsys, path, "--rules", folder)["runs"][0]["alerts"]
+    assert [(alert["alert"], alert["step"], alert["cleared_step"]) for alert in alerts] == [
+        ("A", 60, 150), ("Slow", 60, 150), ("SlowHeld", 120, 150),
+    ]  # fmt: skip
+
+
 def test_clocks_of_other_years_and_one_name_twice(tmp_path: Path, capsys: Captured) -> None:
     for name, start in (("past", 1_000_000.0), ("future", 8e9)):
         trainer_state(tmp_path / name / "same", start=start, loss=nan_from(60))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from pathlib import Path
@@ -62,7 +63,7 @@ def firing_spans(prometheus: Prometheus, run: str) -> dict[str, list[tuple[float
     for each in matrix(prometheus, f'ALERTS{{alertstate="firing",run="{run}"}}[10m]'):
         times = [at for at, _ in each.points]
         parts = [[times[0], times[0]]]
-        for before, after in zip(times, times[1:], strict=False):
+        for before, after in itertools.pairwise(times):
             if after - before > 2.5 * INTERVAL:
                 parts.append([after, after])
             parts[-1][1] = after

@@ -261,7 +261,7 @@ class _Batch:
             key = (labels["run"], rule.name, f"{labels.get('severity')} {labels.get('sign')}")
             found.setdefault(key, []).extend(
                 (_with_labels(rule, labels), firing)
-                for firing in firings(rule, (at for at, _ in each.points), evaluations)
+                for firing in firings(rule, (_on_grid(at, step) for at, _ in each.points), evaluations)
             )
 
     def _report(self, replayed: _Replayed, parts: list[tuple[AlertRule, Firing]]) -> None:
@@ -279,6 +279,11 @@ class _Batch:
                     timeline.step_at(firing.end) if cleared and firing.end is not None else None,
                 )
             )
+
+
+def _on_grid(time: float, step: float) -> float:
+    """The time of the evaluation that `time`, as text has it in milliseconds, stands for."""
+    return ORIGIN + round((time - ORIGIN) / step) * step
 
 
 _LABEL = re.compile(r"\{\{-?\s*\$labels\.(\w+)\s*-?\}\}")
