@@ -209,7 +209,7 @@ keys = st.sampled_from(
         "eval_runtime",
         "tokens_per_second",
         "num_input_tokens_seen",
-    ]  # fmt: skip
+    ]
 )
 plausible = st.fixed_dictionaries(
     {"step": st.integers(0, 300)},
@@ -326,6 +326,19 @@ def test_of_one_output_directory_the_record_that_tells_most_is_read(tmp_path: Pa
         ("b/checkpoint-100/trainer_state.json", "b"),
         ("c/trainer_state.json", "c"),
     ]
+
+
+def test_links_to_runs_are_followed_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        trainer_state(tmp_path / "store" / name, steps=5)
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    for name in ("a", "b"):
+        (chosen / name).symlink_to(tmp_path / "store" / name)
+    (chosen / "again").symlink_to(chosen)
+    records, errors = files.find([chosen])
+    assert not errors
+    assert [record.run for record in records] == ["a", "b"]
 
 
 def test_a_named_file_is_read_whatever_its_name(tmp_path: Path) -> None:

@@ -110,9 +110,15 @@ def find(paths: Sequence[Path], seconds_per_step: float = 1.0) -> tuple[list[Rec
 
 def _in_folder(top: Path) -> Iterator[tuple[Path, Format]]:
     """What a run writes, at most one kind per output directory."""
-    for root, folders, names in os.walk(top, followlinks=False):
-        folders.sort()
+    seen: set[Path] = set()
+    # Links too, because a collection of runs is often made of them; each folder once, because they may form a circle.
+    for root, folders, names in os.walk(top, followlinks=True):
         folder = Path(root)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        folders.sort()
         journals = sorted(name for name in names if _is_journal(folder / name))
         states = sorted(name for name in names if _is_state(folder / name))
         checkpoints = sorted((int(m[1]), name) for name in folders if (m := _CHECKPOINT.fullmatch(name)))
