@@ -140,7 +140,7 @@ def events_of(
         if entry.tokens_seen is not None:
             tokens_seen = entry.tokens_seen
         yield from _steps(step, entry.step, now, steps_end, tokens, entry.epoch, timed or tokens is not None, limit)
-        if entry.step > step:
+        if entry.step > step or entry.trains:
             now = steps_end
         step, epoch = max(step, entry.step), entry.epoch if entry.epoch is not None else epoch
         if entry.loss is not None:
