@@ -102,8 +102,11 @@ def _run_info(s: RunState) -> Reading:
     return {tuple(str(s.settings.get(key, ""))[:_MAX_LABEL] for key in SETTINGS): 1.0} if s.run is not None else None
 
 
+_NO_STATE: dict[tuple[str, ...], float] = {(state,): 0.0 for state in STATES}
+
+
 def _state(s: RunState) -> Reading:
-    return {(state,): float(s.state == state) for state in STATES} if s.state is not None else None
+    return {**_NO_STATE, (s.state,): 1.0} if s.state is not None else None
 
 
 def _observed_loss(s: RunState) -> Reading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import fmean, median
 
 from training_exporter.signals.windows import Halfway, SlidingExtreme, Zigzag, clamp, scaled
@@ -32,9 +33,9 @@ class LossSignals:
 
     __slots__ = (
         "_alpha", "_best_variance", "_first", "_first_count", "_from_start", "_halfway", "_held", "_held_long",
-        "_held_long_zscores", "_held_zscores", "_mean_square", "_noise_points", "_previous", "_signed", "_spikes", "_widest",
-        "_zigzag", "best", "improvement_ratio", "initial", "points", "recent_improvement_ratio", "rise_ratio",
-        "rise_zscore", "smoothed", "spike_zscore", "sustained_rise_ratio", "sustained_rise_zscore",
+        "_held_long_zscores", "_held_zscores", "_mean_square", "_noise_points", "_previous", "_signed", "_spikes",
+        "_widest", "_zigzag", "best", "improvement_ratio", "initial", "points", "recent_improvement_ratio",
+        "rise_ratio", "rise_zscore", "smoothed", "spike_zscore", "sustained_rise_ratio", "sustained_rise_zscore",
     )  # fmt: skip
 
     def __init__(self, expected_points: int | None, *, from_start: bool = True) -> None:
@@ -131,7 +132,7 @@ class LossSignals:
             # A first point that is an outlier (it may hold what came before the first step) is not where it began.
             typical = median(later)
             self.smoothed = fmean(later)
-            self._mean_square = fmean((b - a) ** 2 for a, b in zip(later, later[1:], strict=False)) / 2
+            self._mean_square = fmean((b - a) ** 2 for a, b in pairwise(later)) / 2
         elif 0 < first < typical / _ODD:
             # A run that diverges at once began where its first loss was.
             typical = first

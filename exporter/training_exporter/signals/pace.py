@@ -14,13 +14,16 @@ _LEAST_SPREAD = 0.02
 _QUARTILE = 0.6745
 
 
-class Quantile:
-    """The `share` quantile of all values so far, by the P-square algorithm (Jain and Chlamtac 1985): five markers."""
+class Quartiles:
+    """Median and upper quartile of all values so far, by the P-square algorithm (Jain and Chlamtac 1985).
 
-    __slots__ = ("_heights", "_positions", "_shares", "count")
+    Its five markers are the least value, the quartiles and the largest; each moves along a parabola through its
+    neighbours when it lags behind its place.
+    """
 
-    def __init__(self, share: float) -> None:
-        self._shares = (0.0, share / 2, share, (1 + share) / 2, 1.0)
+    __slots__ = ("_heights", "_positions", "count")
+
+    def __init__(self) -> None:
         self._heights: list[float] = []
         self._positions = [0, 1, 2, 3, 4]
         self.count = 0
@@ -28,61 +31,70 @@ class Quantile:
     def add(self, value: float) -> None:
         """Take a value."""
         heights, positions = self._heights, self._positions
-        self.count += 1
-        if self.count <= 5:
+        last = self.count
+        self.count = last + 1
+        if last < 5:
             insort(heights, value)
             return
-        heights[0], heights[4] = min(heights[0], value), max(heights[4], value)
+        if value < heights[0]:
+            heights[0] = value
+        elif value > heights[4]:
+            heights[4] = value
         for i in range(max(1, bisect_left(heights, value)), 5):
             positions[i] += 1
         for i in (1, 2, 3):
-            ahead = self._shares[i] * (self.count - 1) - positions[i]
+            ahead = i * last / 4 - positions[i]
             if ahead >= 1 and positions[i + 1] - positions[i] > 1:
                 self._move(i, 1)
             elif ahead <= -1 and positions[i] - positions[i - 1] > 1:
                 self._move(i, -1)
 
     def _move(self, i: int, step: int) -> None:
-        """Move marker `i` by one position, along a parabola through its neighbours where that keeps the order."""
         q, n = self._heights, self._positions
         below, above = n[i] - n[i - 1], n[i + 1] - n[i]
         up, down = (q[i + 1] - q[i]) / above, (q[i] - q[i - 1]) / below
         parabola = q[i] + step / (above + below) * ((below + step) * up + (above - step) * down)
+        # Where the parabola would leave the order, a straight line.
         q[i] = parabola if q[i - 1] < parabola < q[i + 1] else q[i] + (up if step > 0 else -down)
         n[i] += step
 
     @property
-    def value(self) -> float | None:
-        """The estimate; None before five values."""
-        return self._heights[2] if self.count >= 5 else None
+    def median(self) -> float:
+        """NaN before five values."""
+        return self._heights[2] if self.count >= 5 else math.nan
+
+    @property
+    def upper(self) -> float:
+        """NaN before five values."""
+        return self._heights[3] if self.count >= 5 else math.nan
 
 
 class _Speed:
     """One speed beside its own past."""
 
-    __slots__ = ("_quartile", "_recent", "_usual", "_window")
+    __slots__ = ("_needed", "_recent", "_usual", "_window")
 
     def __init__(self, window: int) -> None:
         self._window: deque[float] = deque(maxlen=window)
         self._recent: list[float] = []  # the window, sorted
-        self._usual, self._quartile = Quantile(0.5), Quantile(0.75)
+        self._usual = Quartiles()
+        self._needed = 3 * window
 
     def add(self, value: float) -> tuple[float, float] | None:
         """Take a speed; the ratio of the recent median to the usual one, and how many deviations it is below it."""
-        window, recent = self._window, self._recent
+        window, recent, usual = self._window, self._recent, self._usual
         level = math.log(value)
         if len(window) == window.maxlen:
             del recent[bisect_left(recent, window[0])]
         window.append(level)
         insort(recent, level)
-        self._usual.add(level)
-        self._quartile.add(level)
-        usual, quartile = self._usual.value, self._quartile.value
-        if usual is None or quartile is None or self._usual.count < 3 * (window.maxlen or 1):
+        usual.add(level)
+        if usual.count < self._needed:
             return None
-        below = usual - recent[len(recent) // 2]
+        median = usual.median
+        below = median - recent[len(recent) // 2]
         # The spread towards faster steps: slow ones would hide behind their own before they are the usual ones.
-        return math.exp(-below), below / max(_LEAST_SPREAD, (quartile - usual) / _QUARTILE)
+        return math.exp(-below), below / max(_LEAST_SPREAD, (usual.upper - median) / _QUARTILE)
 
 
 class PaceSignals:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 
-
 #: A turn of this share of the level is never cut, so that a series that begins flat can show what it does later.
 _LEAST_TURN = 0.05
 
