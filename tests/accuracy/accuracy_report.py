@@ -158,7 +158,8 @@ def _sets(by_name: dict[str, Result]) -> str:
         "## The runs\n\n" + "\n".join(lines) + "\n\n"
         f"A step of an own run takes tenths of a second. Its clock is slowed by one factor, to a median step of "
         f"{STEP_SECONDS:g} s, so that a scrape every 5 s is as fine as in a usual fine-tuning; nothing else is "
-        "changed. Logs without times are replayed at 1 s per step."
+        "changed. A drop of the pace is no false alarm in an own run to which the machine's other processes left less "
+        "than 80% of a core. Logs without times are replayed at 1 s per step."
     )
 
 

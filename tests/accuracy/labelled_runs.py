@@ -2,7 +2,8 @@
 
 Each run is one `trading-llm train` in a process of its own. What stays of it is `<output>/<run>/journal.jsonl`, and
 its line in `<output>/labels.json`: `kind`, `signs` (one of them must fire; empty: healthy), `onset_step` (from the
-journal's `fault_injected`; null: from the start), `max_steps`, `why`. What is there already is not made again.
+journal's `fault_injected`; null: from the start), `max_steps`, `why`, and `also_ok` where other processes slowed it
+down. What is there already is not made again.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from run_labels import LABELS_FILE, Label, read_labels, write_labels
 
 from training_exporter import journal
-from training_exporter.events import FaultInjected, RunStarted
+from training_exporter.events import Event, FaultInjected, RunStarted
 
 OUTPUT = Path(".accuracy/runs")
 HEALTHY_PER_ROUND = 5
@@ -43,6 +45,10 @@ STATUS = {
     "run_vanished": -signal.SIGKILL,
     "run_stalled": 128 + signal.SIGTERM,
 }
+#: Faults that make the training wait.
+WAITING = {"throughput_drop", "run_stalled"}
+#: A run that got less of a core than this was slowed by other processes of the machine.
+QUIET_SHARE = 0.8
 #: These say by themselves when the run had to end; that of the others is by chance anywhere in its middle.
 WHOLE_RUN = {"early_plateau", "val_diverging", "val_gap", "initial_perplexity"}
 
@@ -101,7 +107,15 @@ def _plan(sign: str | None, key: str) -> Plan:
     return Plan(f"{kind}-{key}", sign, why, words, RECORDS, draw.randrange(10_000))
 
 
-def label_of(plan: Plan, events: list) -> Label:
+@dataclass(frozen=True)
+class Ended:
+    """How the process of a run ended; `core_share` is its CPU time per second, of the one core that it can use."""
+
+    status: int
+    core_share: float
+
+
+def label_of(plan: Plan, events: Sequence[Event], core_share: float = 1.0) -> Label:
     """What is true of the run. Raises ValueError where the fault of the plan is not in its journal."""
     started = next(event for event in events if isinstance(event, RunStarted))
     fault = next((event for event in events if isinstance(event, FaultInjected)), None)
@@ -109,7 +123,11 @@ def label_of(plan: Plan, events: list) -> Label:
         raise ValueError(f"the journal tells of the fault {fault.sign if fault else None}, not of {plan.fault}")
     signs = (plan.fault, *ALSO.get(plan.fault, ())) if plan.fault else ()
     onset = fault.step if fault and fault.step > 1 and plan.fault not in WHOLE_RUN else None
-    return Label(plan.fault or "healthy", frozenset(signs), onset, started.max_steps, plan.why)
+    why, also_ok = plan.why, frozenset[str]()
+    if core_share < QUIET_SHARE and plan.fault not in WAITING:
+        why += f"; other processes left it {core_share:.0%} of a core, so that its pace did drop"
+        also_ok = frozenset({"throughput_drop"})
+    return Label(plan.fault or "healthy", frozenset(signs), onset, started.max_steps, why, forgiven=also_ok)
 
 
 def train(plan: Plan, work: Path) -> int:
@@ -127,8 +145,8 @@ def train(plan: Plan, work: Path) -> int:
     return main(["train", *map(str, fixed), *plan.options])
 
 
-def wait(child: int, plan: Plan, journal_path: Path) -> int:
-    """Until the child has ended; one that stalls on purpose, or for LONGEST_SECONDS, is ended. Returns its status."""
+def wait(child: int, plan: Plan, journal_path: Path) -> Ended:
+    """Until the child has ended; one that stalls on purpose, or for LONGEST_SECONDS, is ended."""
     try:
         return _wait(child, plan, journal_path)
     except BaseException:  # Ctrl-C or SIGTERM: nothing is left running
@@ -136,12 +154,13 @@ def wait(child: int, plan: Plan, journal_path: Path) -> int:
         raise
 
 
-def _wait(child: int, plan: Plan, journal_path: Path) -> int:
+def _wait(child: int, plan: Plan, journal_path: Path) -> Ended:
     begin = time.monotonic()
     while True:
-        done, status = os.waitpid(child, os.WNOHANG)
+        done, status, usage = os.wait4(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
+            share = (usage.ru_utime + usage.ru_stime) / max(1e-3, time.monotonic() - begin)
+            return Ended(os.waitstatus_to_exitcode(status), share)
         if time.monotonic() > begin + LONGEST_SECONDS:
             os.kill(child, signal.SIGKILL)
         if plan.fault == "run_stalled" and journal_path.exists():
@@ -192,11 +211,11 @@ def main(argv: list[str] | None = None) -> int:
         if child == 0:
             # Returned, not exited from here, so that the interpreter ends as that of `trading-llm` does.
             return train(plan, work)
-        status = wait(child, plan, written)
+        ended = wait(child, plan, written)
         try:
-            if status != STATUS.get(plan.fault or "", 0):
-                raise ValueError(f"ended with status {status}")
-            label = label_of(plan, list(journal.read(written)))
+            if ended.status != STATUS.get(plan.fault or "", 0):
+                raise ValueError(f"ended with status {ended.status}")
+            label = label_of(plan, list(journal.read(written)), ended.core_share)
         except (ValueError, StopIteration) as error:
             failed += 1
             log = options.output.parent / f"failed-{plan.name}.txt"
@@ -208,7 +227,10 @@ def main(argv: list[str] | None = None) -> int:
         labels[plan.name] = label
         write_labels(labels_file, labels)
         onset = f"onset {label.onset_step}, " if label.onset_step else ""
-        print(f"  {onset}{label.max_steps} steps, {time.monotonic() - begin:.0f} s", flush=True)
+        print(
+            f"  {onset}{label.max_steps} steps, {time.monotonic() - begin:.0f} s, {ended.core_share:.0%} of a core",
+            flush=True,
+        )
     shutil.rmtree(work, ignore_errors=True)
     print(f"{len(labels)} labelled runs in {options.output}")
     return 1 if failed else 0

@@ -109,6 +109,7 @@ def write_labels(path: Path, labels: dict[str, Label]) -> None:
             "max_steps": label.max_steps,
             "signs": sorted(label.signs or ()),
             "why": label.why,
+            **({"also_ok": sorted(label.forgiven)} if label.forgiven else {}),
         }
         for run, label in sorted(labels.items())
     }

@@ -182,6 +182,17 @@ def test_the_onset_comes_from_the_journal_and_a_missing_fault_is_no_label() -> N
         labelled_runs.label_of(plan, events[:1])
 
 
+def test_the_pace_of_a_run_on_a_busy_machine_proves_nothing(tmp_path: Path) -> None:
+    plan = labelled_runs.Plan("x", None, "nothing injected", (), 1, 1)
+    busy = labelled_runs.label_of(plan, [RunStarted(time=1.0, run="x", max_steps=90)], core_share=0.4)
+    assert busy.forgiven == {"throughput_drop"}
+    assert "40% of a core" in busy.why
+    write_labels(tmp_path / LABELS_FILE, {"x": busy})
+    assert read_labels(tmp_path / LABELS_FILE) == {"x": busy}
+    quiet = labelled_runs.label_of(plan, [RunStarted(time=1.0, run="x", max_steps=90)], core_share=0.95)
+    assert quiet.forgiven == frozenset()
+
+
 def test_a_slowed_clock_changes_times_by_one_factor_and_nothing_else() -> None:
     events = [RunStarted(time=5.0, run="x", max_steps=2)]
     for step, seconds in ((1, 0.4), (2, 0.5), (3, 1.5)):
