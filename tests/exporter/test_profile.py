@@ -104,7 +104,7 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, text: str, said: str) ->
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="missing.yaml: cannot be read: No such file"):
+    with pytest.raises(ProfileError, match=r"missing\.yaml: cannot be read: No such file"):
         profile.load(tmp_path / "missing.yaml")
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00loss")

@@ -24,9 +24,7 @@ LENGTHS = [60, 200, 1000, 20_000]
 
 def curve(points: int, seed: int, noise: float = 0.05, start: float = 2.0, end: float = 0.7) -> list[float]:
     rng = random.Random(seed)
-    return [
-        (end + (start - end) * math.exp(-10 * n / points)) * math.exp(rng.gauss(0, noise)) for n in range(points)
-    ]
+    return [(end + (start - end) * math.exp(-10 * n / points)) * math.exp(rng.gauss(0, noise)) for n in range(points)]
 
 
 def rises(g: LossSignals) -> bool:
@@ -304,7 +302,7 @@ def test_whatever_is_evaluated_the_figures_are_finite(pairs: list[tuple[float, f
     signals = evaluated(pairs)
     for name in ("divergence_ratio", "gap_ratio", "gap_growth_ratio", "recent_improvement_ratio", "fluctuation_ratio"):
         value = getattr(signals, name)
-        assert value is None or not math.isnan(value), name
+        assert value is None or math.isfinite(value), name
 
 
 # -- pace -------------------------------------------------------------------------------------------------------------

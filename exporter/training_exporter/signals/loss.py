@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from statistics import fmean, median
 
-from training_exporter.signals.windows import Halfway, SlidingExtreme, Zigzag, clamp, scaled
+from training_exporter.signals.windows import TINY, Halfway, SlidingExtreme, Zigzag, clamp, scaled
 
 #: Points per run that the windows assume when the run does not say how many it will have.
 _USUAL_POINTS = 500
@@ -162,13 +162,13 @@ class LossSignals:
         if self._signed:
             return
         scale = max(best, _SCALE_FLOOR * (self.initial or 0.0))
-        if scale > 0:
+        if scale > TINY:
             self.rise_ratio = self._held.add(excess / scale)
             self.sustained_rise_ratio = self._held_long.add(excess / scale)
-        if self.initial:
+        if self.initial and self.initial > TINY:
             self.improvement_ratio = 1 - smoothed / self.initial
         half = self._halfway.add(smoothed)
-        if half:
+        if half and half > TINY:
             self.recent_improvement_ratio = 1 - smoothed / half
 
     def _end_ratios(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from training_exporter.signals.windows import Halfway, Zigzag
+from training_exporter.signals.windows import TINY, Halfway, Zigzag
 
 #: Evaluations over which a statistic must hold: at least two, because one that is off may be chance and fine-tunings
 #: have few, and a quarter of those so far, because among a hundred two in a row are chance as well.
@@ -66,10 +66,10 @@ class ValidationSignals:
         """Take an evaluation's loss and the smoothed training loss of the moment (None when there is none)."""
         if not math.isfinite(loss):
             return
-        gap = loss / training_loss if training_loss is not None and training_loss > 0 and loss > 0 else None
+        gap = loss / training_loss if training_loss is not None and training_loss > TINY and loss > TINY else None
         if self.best is None or loss < self.best:
             self.best, self._best_gap = loss, gap
-        if self.best > 0:
+        if self.best > TINY:
             excess = loss / self.best
             growth = gap / self._best_gap if gap and self._best_gap else None
             self.divergence_ratio = self._divergences.add(min(excess, growth or excess) - 1)

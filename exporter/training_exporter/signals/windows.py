@@ -7,6 +7,8 @@ from collections import deque
 
 #: A turn of this share of the level is never cut, so that a series that begins flat can show what it does later.
 _LEAST_TURN = 0.05
+#: A loss below this is zero: a ratio to it says nothing.
+TINY = 1e-9
 
 
 def clamp(value: float, low: float, high: float) -> float:
@@ -15,12 +17,12 @@ def clamp(value: float, low: float, high: float) -> float:
 
 
 def scaled(points: float, low: float, high: float) -> float:
-    """A window of `points`, at least `low`; above `high` it grows with the square root only.
+    """A window of `points`, at least `low`; above `high` it grows with the square root only, up to three times that.
 
     A run of 100,000 points needs wider windows than one of 1,000 to be as seldom mistaken, but not a hundred times
     as wide: it would learn of everything late.
     """
-    return max(points, low) if points <= high else high * math.sqrt(points / high)
+    return max(points, low) if points <= high else high * min(3.0, math.sqrt(points / high))
 
 
 class SlidingExtreme:
@@ -124,4 +126,4 @@ class Zigzag:
             self._mean += alpha * (min(turn, most) - self._mean)
         if self._count >= self._needed:
             self.value = self._mean
-            self.ratio = self._mean / self._level if self._level > 0 else None
+            self.ratio = self._mean / self._level if self._level > TINY else None
