@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 
-.PHONY: demo test lint format bench setup generate clean
+.PHONY: demo test lint format bench setup generate labelled-runs accuracy clean
 .DEFAULT_GOAL := demo
 
 ## The main job without Docker: one fine-tuning, watched. INJECT=loss_rising for a fault, HOLD=1 to look around after.
@@ -36,6 +36,14 @@ generate: setup
 ## Cost of watching, as ratios side by side in one run.
 bench: setup
 	$(BIN)/python -m tests.bench
+
+## Real trainings with labels, healthy and faulty, in .accuracy/runs: ROUNDS=1 for half of them, SEED=2 for others.
+labelled-runs: setup
+	$(BIN)/python tests/accuracy/labelled_runs.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+
+## How often the alerts are right, on all labelled runs that are there: docs/accuracy.md. CHECK=1 only compares.
+accuracy: setup
+	$(BIN)/python tests/accuracy/accuracy_report.py $(if $(CHECK),--check)
 
 ## .venv with all console scripts, and Prometheus and Alertmanager where they are missing.
 setup: $(STAMP)

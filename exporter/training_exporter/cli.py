@@ -11,7 +11,13 @@ from importlib import import_module
 from training_exporter._version import __version__
 
 #: Modules with `add_parser(subparsers)`; each sets the function `run(args) -> int` on its parser.
-COMMANDS = ("training_exporter.gpu.cli", "training_exporter.stack.inbox", "training_exporter.stack.config")
+COMMANDS = (
+    "training_exporter.gpu.cli",
+    "training_exporter.stack.inbox",
+    "training_exporter.stack.config",
+    "training_exporter.backtest.cli",
+    "training_exporter.backtest.backfill",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

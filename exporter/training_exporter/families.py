@@ -6,6 +6,7 @@ rules and of the dashboards. A family reads plain values; it never computes what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
@@ -14,6 +15,7 @@ from prometheus_client import Metric
 
 from training_exporter._version import __version__
 from training_exporter.events import STATES
+from training_exporter.profile import Band, Curve, Profile
 from training_exporter.signals import LossSignals
 from training_exporter.state import Histogram, RunState
 
@@ -100,8 +102,11 @@ def _run_info(s: RunState) -> Reading:
     return {tuple(str(s.settings.get(key, ""))[:_MAX_LABEL] for key in SETTINGS): 1.0} if s.run is not None else None
 
 
+_NO_STATE: dict[tuple[str, ...], float] = {(state,): 0.0 for state in STATES}
+
+
 def _state(s: RunState) -> Reading:
-    return {(state,): float(s.state == state) for state in STATES} if s.state is not None else None
+    return {**_NO_STATE, (s.state,): 1.0} if s.state is not None else None
 
 
 def _observed_loss(s: RunState) -> Reading:
@@ -110,6 +115,51 @@ def _observed_loss(s: RunState) -> Reading:
 
 def _signal(read: Callable[[LossSignals], float | None]) -> Callable[[RunState], Reading]:
     return lambda s: read(s.signals) if s.signals is not None else None
+
+
+def _bounds(read: Callable[[Profile], Band]) -> Callable[[RunState], Reading]:
+    """A band of the profile, by `bound`."""
+
+    def bounds(s: RunState) -> Reading:
+        if s.run is None:
+            return None
+        band = read(s.profile)
+        return {("lower",): band.lower, ("upper",): band.upper}
+
+    return bounds
+
+
+def _curve(read: Callable[[Profile], Curve]) -> Callable[[RunState], Reading]:
+    """A curve of the profile where the run stands, by `bound`."""
+
+    def bounds(s: RunState) -> Reading:
+        epochs = s.epochs_done
+        if s.run is None or epochs is None:
+            return None
+        band = read(s.profile).at(epochs)
+        return {("lower",): band.lower, ("upper",): band.upper}
+
+    return bounds
+
+
+def _first_epoch_bounds(s: RunState) -> Reading:
+    return _FIRST_EPOCH(s) if (s.epochs_done or 0.0) >= 1 else None
+
+
+def _late_perplexity_bound(s: RunState) -> Reading:
+    late = (s.epochs_done or 0.0) >= s.profile.several_epochs
+    return {("upper",): s.profile.late_perplexity_limit} if late and s.run is not None else None
+
+
+def _speed_bounds(s: RunState) -> Reading:
+    found = s.expected_speed
+    if found is None:
+        return None
+    model, band = found
+    return {("lower", model): band.lower, ("upper", model): band.upper}
+
+
+_FIRST_EPOCH = _bounds(lambda p: p.first_epoch_improvement)
 
 
 def _counted(read: Callable[[RunState], int]) -> Callable[[RunState], Reading]:
@@ -221,6 +271,24 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
     ),
     Family("llm_training_checkpoints_total", "counter", "Checkpoints saved.", _counted(lambda s: s.checkpoints)),
     Family("llm_training_evaluations_total", "counter", "Evaluations done.", _counted(lambda s: s.evaluations)),
+    Family(
+        "llm_training_nonfinite_gradient_steps",
+        "gauge",
+        "Optimizer steps over which every gradient norm logged, up to the last one, was NaN or infinite.",
+        lambda s: s.nonfinite_gradient_steps if s.run is not None else None,
+    ),
+    Family(
+        "llm_training_unsaved_seconds",
+        "gauge",
+        "Training time since the last checkpoint, or since the process started.",
+        lambda s: s.unsaved_seconds,
+    ),
+    Family(
+        "llm_training_checkpoint_interval_seconds",
+        "gauge",
+        "Longest time between two checkpoints so far.",
+        lambda s: s.checkpoint_interval,
+    ),
     # Signals: statistics over steps, for the rules
     Family(
         "llm_training_loss_smoothed",
@@ -232,7 +300,7 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
     Family(
         "llm_training_loss_initial",
         "gauge",
-        "Mean of the first training losses of the run.",
+        "Where the training loss began: median of the first losses, without an outlier at the start.",
         _signal(lambda g: g.initial),
     ),
     Family(
@@ -248,10 +316,185 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         _signal(lambda g: g.rise_zscore),
     ),
     Family(
+        "llm_training_loss_sustained_rise_ratio",
+        "gauge",
+        "As llm_training_loss_rise_ratio, over three times as many points.",
+        _signal(lambda g: g.sustained_rise_ratio),
+    ),
+    Family(
+        "llm_training_loss_sustained_rise_zscore",
+        "gauge",
+        "As llm_training_loss_rise_zscore, over three times as many points.",
+        _signal(lambda g: g.sustained_rise_zscore),
+    ),
+    Family(
         "llm_training_loss_improvement_ratio",
         "gauge",
         "Share of the initial loss that training has removed; negative when the loss is higher.",
         _signal(lambda g: g.improvement_ratio),
+    ),
+    Family(
+        "llm_training_loss_recent_improvement_ratio",
+        "gauge",
+        "Share of the smoothed loss that the later half of the points so far has removed.",
+        _signal(lambda g: g.recent_improvement_ratio),
+    ),
+    Family(
+        "llm_training_loss_fluctuation",
+        "gauge",
+        "Typical to and fro of the loss from point to point, in nats per token; trends and steps are none.",
+        _signal(lambda g: g.fluctuation),
+    ),
+    Family(
+        "llm_training_loss_fluctuation_ratio",
+        "gauge",
+        "The same as a share of the loss.",
+        _signal(lambda g: g.fluctuation_ratio),
+    ),
+    Family(
+        "llm_training_loss_spike_zscore",
+        "gauge",
+        "Largest sudden rise of the last few points, in standard deviations of a single point.",
+        _signal(lambda g: g.spike_zscore),
+    ),
+    Family(
+        "llm_training_validation_divergence_ratio",
+        "gauge",
+        "How far validation loss has stayed above its best, and further than training loss rose with it.",
+        lambda s: s.validation_signals.divergence_ratio,
+    ),
+    Family(
+        "llm_training_validation_gap_ratio",
+        "gauge",
+        "How far validation loss has stayed above the smoothed training loss: the least of the last evaluations.",
+        lambda s: s.validation_signals.gap_ratio,
+    ),
+    Family(
+        "llm_training_validation_gap_growth_ratio",
+        "gauge",
+        "Growth of validation loss / training loss since the best validation loss: the least of the last evaluations.",
+        lambda s: s.validation_signals.gap_growth_ratio,
+    ),
+    Family(
+        "llm_training_validation_recent_improvement_ratio",
+        "gauge",
+        "Share of the best validation loss that the later half of the evaluations so far has removed.",
+        lambda s: s.validation_signals.recent_improvement_ratio,
+    ),
+    Family(
+        "llm_training_validation_fluctuation_ratio",
+        "gauge",
+        "Typical to and fro from evaluation to evaluation, as a share of the validation loss.",
+        lambda s: s.validation_signals.fluctuation_ratio,
+    ),
+    Family(
+        "llm_training_learning_rate_deviation_ratio",
+        "gauge",
+        "Distance of the learning rate from its schedule as a share of the peak: the least of the last three steps.",
+        lambda s: s.learning_rate_deviation_ratio,
+    ),
+    Family(
+        "llm_training_speed_ratio",
+        "gauge",
+        "Median speed of the last steps over the median of all steps of the process (tokens or steps per second, "
+        "whichever is higher).",
+        lambda s: s.pace_signals.ratio,
+    ),
+    Family(
+        "llm_training_speed_drop_zscore",
+        "gauge",
+        "How far that is below what is usual, in standard deviations of single steps.",
+        lambda s: s.pace_signals.zscore,
+    ),
+    # The profile: what is expected of the run where it stands
+    Family(
+        "llm_training_random_loss",
+        "gauge",
+        "Loss of a model that knows nothing: the natural logarithm of the vocabulary's size.",
+        lambda s: math.log(s.vocabulary_size) if s.vocabulary_size and s.vocabulary_size > 1 else None,
+    ),
+    Family(
+        "llm_training_expected_loss",
+        "gauge",
+        "Training loss to expect after as many epochs.",
+        _curve(lambda p: p.loss),
+        ("bound",),
+    ),
+    Family(
+        "llm_training_expected_final_loss",
+        "gauge",
+        "Training loss to expect at the end of a full training.",
+        _bounds(lambda p: p.loss.last),
+        ("bound",),
+    ),
+    Family(
+        "llm_training_expected_loss_floor",
+        "gauge",
+        "Loss below which nothing honest is learnt.",
+        lambda s: s.profile.loss_floor if s.run is not None else None,
+    ),
+    Family(
+        "llm_training_expected_validation_loss",
+        "gauge",
+        "Validation loss to expect after as many epochs.",
+        _curve(lambda p: p.validation_loss),
+        ("bound",),
+    ),
+    Family(
+        "llm_training_expected_validation_gap_ratio",
+        "gauge",
+        "Validation loss / training loss - 1 to expect.",
+        _bounds(lambda p: p.validation_gap),
+        ("bound",),
+    ),
+    Family(
+        "llm_training_expected_perplexity",
+        "gauge",
+        "Perplexity to expect after as many epochs.",
+        _curve(lambda p: p.perplexity),
+        ("bound",),
+    ),
+    Family(
+        "llm_training_expected_initial_perplexity",
+        "gauge",
+        "Perplexity that a run should not start above.",
+        lambda s: {("upper",): s.profile.initial_perplexity_limit} if s.run is not None else None,
+        ("bound",),
+    ),
+    Family(
+        "llm_training_expected_late_perplexity",
+        "gauge",
+        "Perplexity that a run should not remain above; known after several epochs.",
+        _late_perplexity_bound,
+        ("bound",),
+    ),
+    Family(
+        "llm_training_expected_improvement_ratio",
+        "gauge",
+        "Share of the initial loss that should be gone; known after the first epoch.",
+        _first_epoch_bounds,
+        ("bound",),
+    ),
+    Family(
+        "llm_training_expected_warmup_ratio",
+        "gauge",
+        "Share of the steps that warm-up should take.",
+        _bounds(lambda p: p.warmup),
+        ("bound",),
+    ),
+    Family(
+        "llm_training_expected_tokens_per_second",
+        "gauge",
+        "Tokens per second to expect of the job's GPUs; known for GPU models of the profile.",
+        _speed_bounds,
+        ("bound", "gpu_model"),
+    ),
+    Family(
+        "llm_training_expected_gpu_memory_ratio",
+        "gauge",
+        "Share of the GPU's memory to expect in use.",
+        _bounds(lambda p: p.gpu_memory),
+        ("bound",),
     ),
 )
 

@@ -23,6 +23,8 @@ from training_exporter.events import FINAL_STATES, Event, RunEnded
 from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES, collect
 from training_exporter.gpu import GpuCollector, open_gpu_collector
 from training_exporter.journal import JOURNAL_NAME, JournalWriter, make_room
+from training_exporter.profile import Profile
+from training_exporter.profile import load as load_profile
 from training_exporter.sinks.collectors import Collect, registry_of
 from training_exporter.sinks.server import MetricsApp, MetricsServer
 from training_exporter.state import RunState
@@ -46,7 +48,8 @@ class Monitor:
     `run` is the label that all its series carry. With `output_dir` every event goes to `<output_dir>/journal.jsonl`.
     `port` None serves on the usual port or the next free one, a number demands that port (PortTaken when it is not to
     be had), 0 takes any; `serve=False` serves none. `targets_dir` (or TRAINING_EXPORTER_TARGETS_DIR) announces the
-    address to Prometheus. `linger_seconds` bounds how long `close` waits for the last scrapes.
+    address to Prometheus. `linger_seconds` bounds how long `close` waits for the last scrapes. `profile` is what this
+    run is expected to look like, or a YAML file of it (ProfileError when it is none); default: the guide's numbers.
     """
 
     def __init__(
@@ -60,9 +63,12 @@ class Monitor:
         gpu: bool = True,
         linger_seconds: float = 30.0,
         targets_dir: str | os.PathLike[str] | None = None,
+        profile: str | os.PathLike[str] | Profile | None = None,
     ) -> None:
         self.run = run or run_name(output_dir)
-        self.state = RunState()
+        if profile is not None and not isinstance(profile, Profile):
+            profile = load_profile(Path(profile))
+        self.state = RunState(profile)
         self.errors: Counter[str] = Counter()
         self.linger_seconds = linger_seconds
         self.gpu: GpuCollector | None = None

@@ -26,3 +26,13 @@ def schedule_multiplier(name: str, step: int, max_steps: int, warmup_steps: int)
     if name == "linear":
         return max(0.0, 1.0 - progress)
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def schedule_range(name: str, first: int, last: int, max_steps: int, warmup_steps: int) -> tuple[float, float] | None:
+    """Least and greatest share of the peak over `first` to `last` scheduler steps done; None as above."""
+    a = schedule_multiplier(name, max(0, first), max_steps, warmup_steps)
+    b = schedule_multiplier(name, last, max_steps, warmup_steps)
+    if a is None or b is None:
+        return None
+    # The known schedules rise to their peak and then never rise again.
+    return min(a, b), 1.0 if first <= warmup_steps <= last else max(a, b)

@@ -11,15 +11,25 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 
-from training_exporter import events
-from training_exporter.schedule import schedule_multiplier
-from training_exporter.signals import LossSignals
+from training_exporter import events, profile
+from training_exporter.schedule import schedule_multiplier, schedule_range
+from training_exporter.signals import LossSignals, PaceSignals, ValidationSignals
+from training_exporter.signals.windows import SlidingExtreme
 
 #: Upper bounds in seconds: a step takes 10 ms on a toy and minutes on a cluster.
 STEP_DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 #: Optimizer steps over which `tokens_per_second` is taken.
 THROUGHPUT_WINDOW_STEPS = 20
+
+#: Learning rates are often logged with six decimals: half of the last one is no deviation.
+LEARNING_RATE_ROUNDING = 5e-7
+#: Optimizer steps in a row over which a learning rate must be off its schedule.
+LEARNING_RATE_HOLD = 3
+#: Steps that the schedule may lag behind because a loss scaler skipped them, at most.
+MOST_SKIPPED_STEPS = 50
+#: Of them, those that may lie unseen between two logged gradients.
+MOST_UNSEEN_STEPS = 8
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -48,9 +58,11 @@ class RunState:
     """Current figures of one run. None means: not known yet.
 
     Attributes are read by the metric families, by stdout and by whoever adds a sink; only `apply` writes them.
+    `expectations` is the profile of the run, the shipped one for None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expectations: profile.Profile | None = None) -> None:
+        self.profile = profile.default() if expectations is None else expectations
         self.run: str | None = None
         self.settings: Mapping[str, str] = {}
         self.state: str | None = None
@@ -69,27 +81,41 @@ class RunState:
         self.observed_loss_sum = 0.0
         self.observed_loss_count = 0
         self.validation_loss: float | None = None
-        self.best_validation_loss: float | None = None
         self.gradient_norm: float | None = None
         self.learning_rate: float | None = None
         self.expected_learning_rate: float | None = None
+        #: Distance from the schedule as a share of the peak, the least of the last few steps.
+        self.learning_rate_deviation_ratio: float | None = None
 
         self.tokens: int | None = None
         self.step_duration = Histogram(STEP_DURATION_BUCKETS)
         self.data_wait_seconds: float | None = None
 
         self.nonfinite = {"loss": 0, "gradient": 0, "validation": 0}
+        #: Optimizer steps over which every gradient norm that was logged was NaN or infinite.
+        self.nonfinite_gradient_steps = 0
         self.out_of_memory = 0
         self.checkpoints = 0
         self.evaluations = 0
+        self.last_checkpoint_time: float | None = None
+        #: Longest time between two checkpoints so far, in seconds.
+        self.checkpoint_interval: float | None = None
         self.fault: events.FaultInjected | None = None
 
         self._signals: LossSignals | None = None
+        self._validation = ValidationSignals()
+        self._pace = PaceSignals(None)
+        self._deviations = SlidingExtreme(LEARNING_RATE_HOLD)
+        self._deviation_step = -1
+        self._nonfinite_gradient_since: int | None = None
+        self._skipped_steps = 0
+        self._tells_checkpoints = False
         self._started: events.RunStarted | None = None
         self._pace_from: tuple[int, float] | None = None
         # Two windows of the same length: tokens that are counted on the device arrive a step after the duration.
         self._recent_tokens: deque[int] = deque(maxlen=THROUGHPUT_WINDOW_STEPS)
         self._recent_durations: deque[float] = deque(maxlen=THROUGHPUT_WINDOW_STEPS)
+        self._untold_durations: deque[float] = deque(maxlen=THROUGHPUT_WINDOW_STEPS)
 
     def apply(self, event: events.Event) -> None:
         """Take one event, in the order in which they happened."""
@@ -104,7 +130,7 @@ class RunState:
                 if self.state not in events.FINAL_STATES:
                     self.state = event.state
             case events.CheckpointSaved():
-                self.checkpoints += 1
+                self._checkpoint_saved(event)
             case events.OutOfMemory():
                 self.out_of_memory += 1
             case events.FaultInjected():
@@ -151,6 +177,49 @@ class RunState:
     def signals(self) -> LossSignals | None:
         return self._signals
 
+    @property
+    def validation_signals(self) -> ValidationSignals:
+        return self._validation
+
+    @property
+    def pace_signals(self) -> PaceSignals:
+        return self._pace
+
+    @property
+    def best_validation_loss(self) -> float | None:
+        return self._validation.best
+
+    @property
+    def unsaved_seconds(self) -> float | None:
+        """Training time that would be lost now: since the last checkpoint, or the start of this process.
+
+        Known only from a source that tells of checkpoints: a log of losses does not.
+        """
+        since = self._pace_from[1] if self._pace_from is not None else None
+        if self.last_checkpoint_time is not None and (since is None or self.last_checkpoint_time > since):
+            since = self.last_checkpoint_time
+        if not self._tells_checkpoints or since is None or self.last_step_time is None:
+            return None
+        return max(0.0, self.last_step_time - since)
+
+    @property
+    def epochs_done(self) -> float | None:
+        """Epochs done, also where only the steps are known."""
+        if self.epoch is not None:
+            return self.epoch
+        return None if self.progress_ratio is None or self.num_epochs is None else self.progress_ratio * self.num_epochs
+
+    @property
+    def expected_speed(self) -> tuple[str, profile.Band] | None:
+        """GPU model of the profile and tokens per second of the whole job on it; needs the setting `gpu`."""
+        found = self.profile.speed_of(self.settings.get("gpu", ""))
+        if found is None:
+            return None
+        model, band = found
+        devices = self.settings.get("world_size", "1")
+        count = int(devices) if devices.isdecimal() and len(devices) < 7 else 1
+        return model, profile.Band(band.lower * count, band.upper * count)
+
     # -- one method per event that does more than set a figure ------------------------------------------------------
 
     def _run_started(self, event: events.RunStarted) -> None:
@@ -164,9 +233,14 @@ class RunState:
         self._pace_from = (event.step, event.time)
         self._recent_tokens.clear()
         self._recent_durations.clear()
+        self._untold_durations.clear()
+        # Another process, perhaps on another machine: what was usual for the one before says nothing.
+        self._pace = PaceSignals(event.max_steps)
+        self._deviations, self._deviation_step = SlidingExtreme(LEARNING_RATE_HOLD), -1
+        self.learning_rate_deviation_ratio, self._skipped_steps = None, 0
         if self._signals is None:
             points = event.max_steps // max(1, event.logging_steps) if event.max_steps else None
-            self._signals = LossSignals(points)
+            self._signals = LossSignals(points, from_start=event.step == 0)
 
     def _at_step(self, event: events.StepEnded | events.LossLogged | events.Evaluated) -> None:
         if self.step is None or event.step >= self.step:
@@ -183,27 +257,51 @@ class RunState:
         if event.duration_seconds is not None:
             self.step_duration.observe(event.duration_seconds)
             self._recent_durations.append(event.duration_seconds)
+            self._pace.add_step(event.duration_seconds)
+            if event.tokens is not None:
+                self._pace.add_tokens(event.tokens, event.duration_seconds)
+            else:
+                self._untold_durations.append(event.duration_seconds)
         if event.data_wait_seconds is not None:
+            # Only a live run knows this, and it tells of its checkpoints as well.
+            self._tells_checkpoints = True
             self.data_wait_seconds = (self.data_wait_seconds or 0.0) + event.data_wait_seconds
         self._learning_rate(event.step, event.learning_rate)
 
     def _loss_logged(self, event: events.LossLogged) -> None:
         self._at_step(event)
-        self.loss = event.loss
-        if math.isfinite(event.loss):
-            self.observed_loss_sum += event.loss
+        loss, norm = event.loss, event.gradient_norm
+        overflowed = norm is not None and not math.isfinite(norm)
+        if overflowed and loss == 0:
+            # This is what a NaN loss looks like behind the Trainer's `logging_nan_inf_filter`.
+            loss = math.nan
+        self.loss = loss
+        if math.isfinite(loss):
+            self.observed_loss_sum += loss
             self.observed_loss_count += 1
         else:
             self.nonfinite["loss"] += 1
-        if event.gradient_norm is not None:
-            self.gradient_norm = event.gradient_norm
-            if not math.isfinite(event.gradient_norm):
-                self.nonfinite["gradient"] += 1
+        if norm is not None:
+            self.gradient_norm = norm
+            self._gradient_seen(event, overflowed)
         if self._signals is None:
             self._signals = LossSignals(None)
-        self._signals.add(event.loss)
+        self._signals.add(loss)
         self._count_tokens(event.tokens)
+        if event.tokens is not None and self._untold_durations:
+            self._pace.add_tokens(event.tokens, self._untold_durations.popleft())
         self._learning_rate(event.step, event.learning_rate)
+
+    def _gradient_seen(self, event: events.LossLogged, overflowed: bool) -> None:
+        if not overflowed:
+            self._nonfinite_gradient_since = None
+            self.nonfinite_gradient_steps = 0
+            return
+        self.nonfinite["gradient"] += 1
+        self._skipped_steps += 1
+        if self._nonfinite_gradient_since is None:
+            self._nonfinite_gradient_since = event.step
+        self.nonfinite_gradient_steps = max(0, event.step - self._nonfinite_gradient_since)
 
     def _evaluated(self, event: events.Evaluated) -> None:
         self._at_step(event)
@@ -211,8 +309,14 @@ class RunState:
         self.validation_loss = event.loss
         if not math.isfinite(event.loss):
             self.nonfinite["validation"] += 1
-        elif self.best_validation_loss is None or event.loss < self.best_validation_loss:
-            self.best_validation_loss = event.loss
+        self._validation.add(event.loss, self._signals.smoothed if self._signals is not None else None)
+
+    def _checkpoint_saved(self, event: events.CheckpointSaved) -> None:
+        self.checkpoints += 1
+        self._tells_checkpoints = True
+        if self.last_checkpoint_time is not None:
+            self.checkpoint_interval = max(self.checkpoint_interval or 0.0, event.time - self.last_checkpoint_time)
+        self.last_checkpoint_time = event.time
 
     def _count_tokens(self, tokens: int | None) -> None:
         if tokens is not None:
@@ -229,3 +333,27 @@ class RunState:
         # Optimizer step number `step` is made after `step - 1` scheduler steps.
         share = schedule_multiplier(started.lr_scheduler, step - 1, started.max_steps, started.warmup_steps)
         self.expected_learning_rate = None if share is None else share * started.peak_learning_rate
+        if step > self._deviation_step:
+            self._deviation_step = step
+            self._compare_learning_rate(started, step, learning_rate)
+
+    def _compare_learning_rate(self, started: events.RunStarted, step: int, learning_rate: float) -> None:
+        """Distance from the schedule, with the doubt on our side.
+
+        Trainers log the rate of the step that was made or of the next one, and a loss scaler that skips an optimizer
+        step skips the scheduler's as well: so any rate counts that the schedule has from the skipped steps before to
+        one step after.
+        """
+        assert started.peak_learning_rate is not None
+        assert started.lr_scheduler is not None
+        assert started.max_steps is not None
+        unseen = min(started.logging_steps - 1, MOST_UNSEEN_STEPS)
+        back = 1 + min(self._skipped_steps, MOST_SKIPPED_STEPS) + unseen
+        span = schedule_range(started.lr_scheduler, step - back, step, started.max_steps, started.warmup_steps)
+        if span is None or started.peak_learning_rate <= 0:
+            return
+        low, high = (share * started.peak_learning_rate for share in span)
+        distance = max(0.0, low - learning_rate, learning_rate - high)
+        self.learning_rate_deviation_ratio = self._deviations.add(
+            max(0.0, distance - LEARNING_RATE_ROUNDING) / started.peak_learning_rate
+        )

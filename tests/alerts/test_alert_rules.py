@@ -21,7 +21,7 @@ from alert_files import (
     tool,
 )
 
-from training_exporter import events, reference
+from training_exporter import events, profile, reference
 from training_exporter.families import SETTINGS
 from training_exporter.stack import binaries
 from training_exporter.state import RunState
@@ -55,6 +55,8 @@ SIGNS = {
     "checkpoint_stale",
     "text_quality",
 }
+#: Signs whose figures are not exported yet: the scores of generated text.
+LATER = {"text_quality"}
 #: Alerts about the monitoring itself: no sign.
 META = {"Watchdog", "TargetDown"}
 ANNOTATIONS = {"summary", "description", "expected", "remedy", "runbook_url", "dashboard_url"}
@@ -75,11 +77,17 @@ def test_unit_tests_of_the_rules_pass(file: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_first_signs_have_their_alerts() -> None:
-    assert {alert.labels["sign"] for alert in ALERT_RULES if alert.name not in META} >= {
-        "loss_rising", "loss_nan", "early_plateau", "gpu_memory_high", "run_failed", "run_vanished", "run_stalled"
-    }  # fmt: skip
+def test_every_sign_has_its_alert() -> None:
+    covered = {alert.labels["sign"] for alert in ALERT_RULES if alert.name not in META}
+    assert covered == SIGNS - LATER
     assert {alert.name for alert in ALERT_RULES} >= META
+
+
+def test_the_fixed_memory_mark_is_the_shipped_profiles() -> None:
+    (warning,) = (a for a in ALERT_RULES if a.name == "GpuMemoryHigh" and a.severity == "warning")
+    mark = re.search(r"> (0\.\d+)$", warning.expr)
+    assert mark is not None
+    assert float(mark[1]) == profile.load().gpu_memory.upper
 
 
 @every_alert
@@ -199,7 +207,7 @@ def test_settings_that_messages_name_are_exported(alert: Alert) -> None:
     text = " ".join(alert.annotations.values())
     named = set(re.findall(r'label "(\w+)"', text)) | set(re.findall(r"run_info\{run=%q,(\w+)!=", text))
     named |= set(re.findall(r"\.Labels\.(\w+)", text))
-    assert named <= {*SETTINGS, "run", "kind", "name", "pid", "process", "container"}
+    assert named <= {*SETTINGS, "run", "kind", "name", "pid", "process", "container", "gpu_model"}
 
 
 def test_links_come_from_external_labels_that_leave_no_trace_on_alerts() -> None:

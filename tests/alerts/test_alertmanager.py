@@ -123,6 +123,28 @@ def test_inhibition(alertmanager: Alertmanager) -> None:
     assert eventually(lambda: alertmanager.inhibited() == with_nan, 5), alertmanager.inhibited()
 
 
+def test_one_message_names_the_cause(alertmanager: Alertmanager) -> None:
+    alertmanager.post(
+        labels("OutOfMemory", "critical", "oom", run="a"),
+        labels("RunFailed", "critical", "run_failed", run="a"),
+        labels("RunFailed", "critical", "run_failed", run="b"),
+        labels("EarlyPlateau", "warning", "early_plateau", run="c"),
+        labels("SlowFirstEpoch", "warning", "slow_first_epoch", run="c"),
+        labels("SlowFirstEpoch", "warning", "slow_first_epoch", run="e"),
+        # A validation loss that is NaN says nothing about the training loss.
+        labels("LossNaN", "warning", "loss_nan", run="d"),
+        labels("LossRising", "critical", "loss_rising", run="d"),
+    )
+
+    def muted() -> set[tuple[str, str]]:
+        with urllib.request.urlopen(f"{alertmanager.url}/api/v2/alerts", timeout=10) as answer:
+            alerts = json.load(answer)
+        return {(a["labels"]["alertname"], a["labels"]["run"]) for a in alerts if a["status"]["inhibitedBy"]}
+
+    expected = {("RunFailed", "a"), ("SlowFirstEpoch", "c"), ("LossNaN", "d")}
+    assert eventually(lambda: muted() == expected, 5), muted()
+
+
 def test_a_run_that_is_over_silences_its_warnings(alertmanager: Alertmanager) -> None:
     alertmanager.post(
         labels("RunFailed", "critical", "run_failed", run="a"),

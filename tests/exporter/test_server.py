@@ -44,7 +44,14 @@ def run_through(monitor: Monitor, steps: int = 20) -> None:
     now = time.time()
     monitor.emit(
         events.RunStarted(
-            time=now, run=monitor.run, max_steps=steps, num_epochs=1.0, peak_learning_rate=2e-4, lr_scheduler="cosine"
+            time=now,
+            run=monitor.run,
+            max_steps=steps,
+            num_epochs=3.0,
+            peak_learning_rate=2e-4,
+            lr_scheduler="cosine",
+            vocabulary_size=32_000,
+            settings={"gpu": "NVIDIA A100-SXM4-80GB"},
         )
     )
     for n in range(1, steps + 1):
@@ -52,7 +59,7 @@ def run_through(monitor: Monitor, steps: int = 20) -> None:
             events.StepEnded(
                 time=now + n,
                 step=n,
-                epoch=n / steps,
+                epoch=3 * n / steps,
                 tokens=100,
                 duration_seconds=0.2,
                 data_wait_seconds=0.01,
@@ -60,8 +67,9 @@ def run_through(monitor: Monitor, steps: int = 20) -> None:
             )
         )
         monitor.emit(events.LossLogged(time=now + n, step=n, loss=2.0 / n, gradient_norm=1.0))
-    monitor.emit(events.Evaluated(time=now + steps, step=steps, loss=0.5))
-    monitor.emit(events.CheckpointSaved(time=now + steps, step=steps))
+        if n % 4 == 0:
+            monitor.emit(events.Evaluated(time=now + n, step=n, loss=2.2 / n))
+            monitor.emit(events.CheckpointSaved(time=now + n, step=n))
 
 
 def test_routes(monitor: Monitor) -> None:
@@ -85,7 +93,7 @@ def test_routes(monitor: Monitor) -> None:
 def test_every_family_is_exposed_and_none_of_created(monitor: Monitor, accept: str) -> None:
     from training_exporter.families import RUN_FAMILIES
 
-    run_through(monitor)
+    run_through(monitor, steps=40)
     status, page, _ = get(monitor.url, Accept=accept)
     assert status == 200
     assert "_created" not in page
@@ -245,7 +253,7 @@ def test_a_broken_sink_or_disk_never_reaches_the_loop(tmp_path: Path, caplog: py
     run_through(monitor)
     page = get(monitor.url)[1]
     monitor.close()
-    assert 'training_exporter_callback_errors_total{hook="broken"} 43.0' in page
+    assert 'training_exporter_callback_errors_total{hook="broken"} 51.0' in page
     assert len([record for record in caplog.records if "broken failed" in record.getMessage()]) == 1
     assert "training_exporter_journal_dropped_events_total" in page
-    assert monitor.dropped_events == 44  # with the end that `close` adds
+    assert monitor.dropped_events == 52  # with the end that `close` adds

@@ -105,7 +105,7 @@ def test_nan_is_seen_and_does_not_poison_the_sums() -> None:
         events.Evaluated(time=1003.0, step=3, loss=math.nan),
     )
     figures = samples(state)
-    assert {k.split("|")[1]: v for k, v in figures.items() if "nonfinite" in k} == {
+    assert {k.split("|")[1]: v for k, v in figures.items() if "nonfinite_total" in k} == {
         "loss": 1,
         "gradient": 1,
         "validation": 1,
@@ -153,11 +153,159 @@ def test_the_end_is_final_until_the_run_starts_again() -> None:
 def test_memory_does_not_grow_with_the_run() -> None:
     import pickle
 
-    def size(steps: int) -> int:
-        state = applied(started(max_steps=steps))
+    def size(steps: int, planned: int) -> int:
+        state = applied(started(max_steps=planned))
         for n in range(1, steps + 1):
-            state.apply(step(n))
-            state.apply(loss(n, 2.0))
-        return len(pickle.dumps({k: v for k, v in vars(state).items() if k != "_started"}))
+            state.apply(step(n, data_wait_seconds=0.1))
+            state.apply(loss(n, 2.0 + n / 1e6, learning_rate=1e-4))  # rising: the worst case of a sliding least value
+            if n % 50 == 0:
+                state.apply(events.Evaluated(time=1000.0 + n, step=n, loss=2.0))
+        return len(pickle.dumps({k: v for k, v in vars(state).items() if k not in {"_started", "profile"}}))
 
-    assert size(20_000) < size(1_000) * 1.2
+    assert size(20_000, 20_000) < size(2_000, 20_000) * 1.2
+    assert size(20_000, 10**9) < 3 * size(2_000, 2_000), "nor with what is planned: windows end somewhere"
+
+
+# -- the learning rate beside its schedule ----------------------------------------------------------------------------
+
+
+def scheduled(name: str, number: int, skipped: int = 0) -> float:
+    from training_exporter.schedule import schedule_multiplier
+
+    share = schedule_multiplier(name, max(0, number - skipped), 100, 10)
+    assert share is not None
+    return 2e-4 * share
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant", "constant_with_warmup"])
+@pytest.mark.parametrize("logged", ["of the step", "of the next step", "rounded"])
+def test_a_rate_that_follows_is_on_schedule(name: str, logged: str) -> None:
+    state = applied(started(lr_scheduler=name))
+    for n in range(1, 101):
+        rate = scheduled(name, n - (logged == "of the step"))
+        state.apply(loss(n, 2.0, learning_rate=round(rate, 6) if logged == "rounded" else rate))
+        assert state.learning_rate_deviation_ratio in ((None, 0) if n < 3 else (0,))
+
+
+def test_steps_that_a_loss_scaler_skipped_are_no_deviation() -> None:
+    state = applied(started())
+    for n in range(1, 101):
+        overflow = n <= 3 or n == 50
+        skipped = min(n, 3) + (n >= 50)
+        state.apply(
+            loss(n, 2.0, learning_rate=scheduled("linear", n, skipped), gradient_norm=math.inf if overflow else 1.0)
+        )
+        assert not state.learning_rate_deviation_ratio, n
+
+
+def test_a_scheduler_that_stops_in_warm_up_shows_within_three_steps_and_little() -> None:
+    state = applied(started(max_steps=1000, warmup_steps=100))
+    seen = None
+    for n in range(1, 200):
+        state.apply(loss(n, 2.0, learning_rate=2e-4 * min(n, 50) / 100))
+        if seen is None and (state.learning_rate_deviation_ratio or 0) > 0.05:
+            seen = n
+    assert seen is not None
+    assert 50 < seen <= 62
+
+
+def test_a_rate_that_jumps_for_one_step_is_no_deviation() -> None:
+    state = applied(started(lr_scheduler="constant"))
+    for n in range(1, 50):
+        state.apply(loss(n, 2.0, learning_rate=1e-3 if n == 20 else 2e-4))
+        assert not state.learning_rate_deviation_ratio
+
+
+@pytest.mark.parametrize(
+    "changes", [{"lr_scheduler": "cosine_with_restarts"}, {"lr_scheduler": None}, {"peak_learning_rate": None}]
+)
+def test_without_a_known_schedule_there_is_no_deviation(changes: dict[str, object]) -> None:
+    state = applied(started(**changes), *(loss(n, 2.0, learning_rate=1.0) for n in range(1, 20)))
+    assert state.learning_rate_deviation_ratio is None
+
+
+# -- what is not finite -----------------------------------------------------------------------------------------------
+
+
+def test_a_zero_loss_beside_a_nan_gradient_is_the_filters_nan() -> None:
+    state = applied(started(), loss(1, 2.0, gradient_norm=1.0), loss(2, 0.0, gradient_norm=math.nan))
+    assert state.nonfinite == {"loss": 1, "gradient": 1, "validation": 0}
+    assert state.loss is not None
+    assert math.isnan(state.loss)
+    assert state.observed_loss_count == 1
+    honest = applied(started(), loss(1, 0.0, gradient_norm=0.0))
+    assert honest.nonfinite["loss"] == 0
+
+
+def test_gradients_that_are_never_finite_are_counted_in_steps() -> None:
+    state = applied(started())
+    seen = []
+    for n, norm in ((10, math.inf), (20, 1.0), (30, math.nan), (40, math.nan), (50, math.inf), (60, 1.0)):
+        state.apply(loss(n, 2.0, steps=10, gradient_norm=norm))
+        seen.append(state.nonfinite_gradient_steps)
+    assert seen == [0, 0, 0, 10, 20, 0]
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def saved(time: float) -> events.CheckpointSaved:
+    return events.CheckpointSaved(time=time, step=1)
+
+
+def test_unsaved_time_counts_from_the_last_checkpoint_or_the_start_of_the_process() -> None:
+    state = applied(started(), step(10, data_wait_seconds=0.1))
+    assert state.unsaved_seconds == 10
+    for event in (saved(1020.0), step(30), saved(1050.0), step(70)):
+        state.apply(event)
+    assert state.unsaved_seconds == 20
+    assert state.checkpoint_interval == 30
+    state.apply(started(time=5000.0, step=50))
+    state.apply(step(60, time=5005.0))
+    assert state.unsaved_seconds == 5, "what the process before left unsaved is lost already"
+
+
+def test_a_log_of_losses_says_nothing_of_checkpoints() -> None:
+    assert applied(started(), step(10), loss(10, 2.0)).unsaved_seconds is None
+
+
+# -- signals that need more than the loss -----------------------------------------------------------------------------
+
+
+def test_a_run_that_is_taken_up_in_its_middle_has_no_start() -> None:
+    state = applied(started(step=50), *(loss(n, 0.8) for n in range(51, 90)))
+    assert state.signals is not None
+    assert state.signals.initial is None
+    assert "llm_training_loss_initial" not in samples(state)
+
+
+def test_the_speed_of_another_process_is_not_this_ones() -> None:
+    state = applied(started(), *(step(n) for n in range(1, 60)))
+    assert state.pace_signals.ratio == pytest.approx(1)
+    state.apply(started(time=3000.0, step=59))
+    assert state.pace_signals.ratio is None
+
+
+def test_tokens_that_come_late_meet_the_duration_of_their_step() -> None:
+    state = applied(started())
+    for n in range(1, 100):
+        # The device counts; the duration of the next step is known before the tokens of this one.
+        state.apply(step(n, tokens=None, duration_seconds=1.0 if n < 80 else 4.0))
+        if n > 1:
+            state.apply(loss(n - 1, 2.0, tokens=1000))
+    assert state.pace_signals.ratio == pytest.approx(0.25, abs=0.1)
+
+
+def test_validation_is_compared_with_the_smoothed_training_loss() -> None:
+    state = applied(started(), *(loss(n, 1.0) for n in range(1, 20)))
+    for n, value in enumerate((1.2, 1.5, 1.5), 20):
+        state.apply(events.Evaluated(time=1000.0 + n, step=n, loss=value))
+    figures = samples(state)
+    assert figures["llm_training_validation_gap_ratio"] == pytest.approx(0.5)
+    assert figures["llm_training_validation_divergence_ratio"] == pytest.approx(0.25)
+    assert figures["llm_training_best_validation_loss"] == 1.2
+
+
+def test_chance_is_the_logarithm_of_the_vocabulary() -> None:
+    assert samples(applied(started(vocabulary_size=32_000)))["llm_training_random_loss"] == pytest.approx(10.3735, 1e-4)
+    assert "llm_training_random_loss" not in samples(applied(started()))

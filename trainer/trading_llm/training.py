@@ -23,7 +23,7 @@ from trading_llm.errors import UsageError
 from trading_llm.model import add_lora, load_base
 from trading_llm.report import ConsoleReport
 from trading_llm.settings import TrainSettings
-from training_exporter import PortTaken, PrometheusCallback, attach
+from training_exporter import PortTaken, ProfileError, PrometheusCallback, attach
 
 
 class Interrupted(KeyboardInterrupt):
@@ -81,7 +81,10 @@ def train(settings: TrainSettings) -> Path:
             port=settings.metrics_port,
             host=settings.metrics_host,
             settings=settings.described(),
+            profile=settings.profile,
         )
+    except ProfileError as error:
+        raise UsageError(f"--profile: {error}") from None
     except PortTaken as error:
         raise UsageError(
             f"--metrics-port: found {settings.metrics_port} ({error}); allowed: a port on which this process can listen"

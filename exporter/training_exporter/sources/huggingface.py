@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from training_exporter import events
 from training_exporter.monitor import Monitor
+from training_exporter.sources.log_history import validation_loss
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         with self.monitor.guard("on_evaluate"):
             if self._steps is not None:
                 self._emit_arrived()
-            loss = _validation_loss(metrics or {})
+            loss = _number(validation_loss(metrics or {}))
             if loss is not None:
                 self.monitor.emit(
                     events.Evaluated(
@@ -499,12 +500,6 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _validation_loss(metrics: Mapping[str, Any]) -> float | None:
-    """`eval_loss`; with several validation sets, the first one's."""
-    names = ["eval_loss", *(name for name in metrics if name.startswith("eval_") and name.endswith("_loss"))]
-    return next((number for name in names if (number := _number(metrics.get(name))) is not None), None)
-
-
 def _run_started(
     run: str, settings: Mapping[str, str], args: TrainingArguments, state: TrainerState, kwargs: Mapping[str, Any]
 ) -> events.RunStarted:
@@ -521,6 +516,8 @@ def _run_started(
         "lr_scheduler": scheduler,
         "num_epochs": f"{state.num_train_epochs:g}",
     }
+    if args.device.type == "cuda":
+        known["gpu"] = torch.cuda.get_device_name(args.device)
     return events.RunStarted(
         time=time.time(),
         run=run,

@@ -1,0 +1,173 @@
+"""What a run is expected to look like, as data: `profiles/default.yaml` has the guide's numbers.
+
+A profile is a YAML file with the same keys; what it leaves out is taken from the default. The families export it as
+`llm_training_expected_...` series, so that rules compare with it and dashboards draw it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DEFAULT = Path(__file__).parent / "profiles" / "default.yaml"
+
+
+class ProfileError(ValueError):
+    """A file that is no profile: one line with the file, the key, what was found and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The values from `lower` to `upper`."""
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A band over the epochs done: `bands[i]` holds at `epochs[i]`, ascending; straight lines lie between."""
+
+    epochs: tuple[float, ...]
+    bands: tuple[Band, ...]
+
+    def at(self, epoch: float) -> Band:
+        """The band after `epoch` epochs; before the first and after the last point it is that point's."""
+        after = bisect_right(self.epochs, epoch)
+        if after == 0:
+            return self.bands[0]
+        if after == len(self.epochs):
+            return self.bands[-1]
+        before = self.bands[after - 1]
+        since = self.epochs[after - 1]
+        share = (epoch - since) / (self.epochs[after] - since)
+        later = self.bands[after]
+        return Band(
+            before.lower + share * (later.lower - before.lower), before.upper + share * (later.upper - before.upper)
+        )
+
+    @property
+    def last(self) -> Band:
+        """The band at the end of a full training."""
+        return self.bands[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Expectations of a run. Losses in nats per token, speeds in non-padding tokens per second of one GPU, the rest
+    shares or perplexities."""
+
+    loss: Curve
+    validation_loss: Curve
+    perplexity: Curve
+    first_epoch_improvement: Band
+    validation_gap: Band
+    initial_perplexity_limit: float
+    late_perplexity_limit: float
+    several_epochs: float
+    loss_floor: float
+    warmup: Band
+    tokens_per_second: Mapping[str, Band]
+    gpu_memory: Band
+
+    def speed_of(self, gpu: str) -> tuple[str, Band] | None:
+        """The GPU model of the profile that the name `gpu` contains (the longest one), and its speed."""
+        names = [model for model in self.tokens_per_second if model.lower() in gpu.lower()]
+        best = max(names, key=len, default=None)
+        return None if best is None else (best, self.tokens_per_second[best])
+
+
+def load(path: Path | None = None) -> Profile:
+    """The profile of the file at `path`, or the shipped one for None.
+
+    Raises ProfileError for a file that cannot be read, is no YAML, or has a key or a value that is not allowed.
+    """
+    return default() if path is None else _read(path, default())
+
+
+@cache
+def default() -> Profile:
+    """The shipped profile."""
+    return _read(DEFAULT, None)
+
+
+def _read(path: Path, base: Profile | None) -> Profile:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ProfileError(f"{path}: not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise ProfileError(
+            f"{path}: {where}not YAML: {getattr(error, 'problem', None) or 'cannot be parsed'}"
+        ) from None
+    except RecursionError:
+        raise ProfileError(f"{path}: not YAML: nested too deep") from None
+    document = {} if document is None else document
+    names = [field.name for field in fields(Profile)]
+    if not isinstance(document, dict):
+        raise ProfileError(f"{path}: found {_shown(document)}, allowed: a mapping with keys of {', '.join(names)}")
+    values: dict[str, Any] = {name: getattr(base, name) for name in names} if base is not None else {}
+    try:
+        for key, value in document.items():
+            if key not in names:
+                raise ProfileError(f"key {key!r}: not known, allowed: {', '.join(names)}")
+            values[key] = _value(str(key), value, values.get("tokens_per_second"))
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from None
+    return Profile(**values)
+
+
+def _value(key: str, value: Any, speeds: Mapping[str, Band] | None) -> Any:
+    """The value of `key` as `Profile` has it; GPU models of the file are added to those of `speeds`."""
+    if key in {"loss", "validation_loss", "perplexity"}:
+        return _curve(key, value)
+    if key == "tokens_per_second":
+        if not isinstance(value, dict) or not all(isinstance(model, str) and model.strip() for model in value):
+            raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: a mapping of GPU names to [lower, upper]")
+        return {**(speeds or {}), **{model: _band(f"{key}.{model}", band) for model, band in value.items()}}
+    if key in {"first_epoch_improvement", "validation_gap", "warmup", "gpu_memory"}:
+        return _band(key, value, 1.0 if key != "validation_gap" else math.inf)
+    return _number(key, value)
+
+
+def _curve(key: str, value: Any) -> Curve:
+    if not isinstance(value, dict) or not value:
+        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: a mapping of epochs to [lower, upper]")
+    points = {}
+    for epoch, band in value.items():
+        points[_number(f"{key}: epoch", epoch)] = _band(f"{key}.{epoch}", band)
+    epochs = tuple(sorted(points))
+    return Curve(epochs, tuple(points[epoch] for epoch in epochs))
+
+
+def _band(key: str, value: Any, most: float = math.inf) -> Band:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: [lower, upper]")
+    lower, upper = (_number(key, bound, most) for bound in value)
+    if lower > upper:
+        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: [lower, upper] with lower <= upper")
+    return Band(lower, upper)
+
+
+def _number(key: str, value: Any, most: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= min(most, 1e12):
+        allowed = "a number from 0" + (f" to {most:g}" if math.isfinite(most) else "")
+        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: {allowed}")
+    return float(value)
+
+
+def _shown(value: object) -> str:
+    """A short form of what was found."""
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
