@@ -80,12 +80,16 @@ def _header(state: _Reader, run: str) -> Header:
         run=run,
         max_steps=max_steps or None,
         num_epochs=num_epochs,
-        logging_steps=max(1, int(logging_steps)) if logging_steps and math.isfinite(logging_steps) else None,
+        logging_steps=_steps_between(logging_steps),
         peak_learning_rate=peak,
         lr_scheduler=scheduler,
         warmup_steps=int(min(max(warmup, 0.0), _MAX_INTEGER)) if math.isfinite(warmup) else 0,
         settings={key: value for key, value in settings.items() if value is not None},
     )
+
+
+def _steps_between(value: float | None) -> int | None:
+    return int(min(max(value, 1.0), _MAX_INTEGER)) if value and math.isfinite(value) else None
 
 
 def _entry(where: str, item: object) -> Entry | None:
