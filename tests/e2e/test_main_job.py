@@ -160,7 +160,7 @@ def test_a_healthy_run_is_scraped_to_its_end(world: World) -> None:
         ("e2e-rising", "LossRising", ["earning rate"]),
         ("e2e-nan", "LossNaN", ["NaN"]),
         ("e2e-failed", "RunFailed", ["failed"]),
-        ("e2e-oom", "RunFailed", ["memory", "batch size"]),
+        ("e2e-oom", "OutOfMemory", ["memory", "batch size"]),
         ("e2e-killed", "RunVanished", ["no longer answers", "last seen"]),
     ],
 )
