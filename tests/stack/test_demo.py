@@ -110,7 +110,7 @@ def test_a_sign_without_a_rule_is_refused(tmp_path: Path, capsys: pytest.Capture
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
-    assert "found 'none_such'; signs with an alert rule: early_plateau, " in capsys.readouterr().err
+    assert "found 'none_such'; signs with an alert rule: checkpoint_stale, early_plateau, " in capsys.readouterr().err
 
 
 def test_sign_without_its_start(tmp_path: Path) -> None:
