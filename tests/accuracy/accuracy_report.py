@@ -137,7 +137,7 @@ def document(results: Sequence[Result], notes: str) -> str:
         "<!-- Written by `make accuracy`; what people wrote is in accuracy-notes.md. -->",
         "Every run below is replayed through the run state, the shipped rules and a real Prometheus "
         "(`training-exporter backtest`), with the profile as shipped. Make this page again:\n\n"
-        "    make labelled-runs    # trains for half an hour or so on one core; takes up where it was stopped\n"
+        "    make labelled-runs    # trains for about 40 minutes on one core; takes up where it was stopped\n"
         "    make accuracy         # replays all sets that are there, and writes this page",
         _sets(by_name),
         _figures(results),

@@ -178,6 +178,9 @@ def test_the_onset_comes_from_the_journal_and_a_missing_fault_is_no_label() -> N
     plan = labelled_runs.Plan("x", "loss_nan", "overflow", (), 1, 1)
     events = [RunStarted(time=1.0, run="x", max_steps=90), FaultInjected(time=2.0, sign="loss_nan", step=41)]
     assert labelled_runs.label_of(plan, events) == Label("loss_nan", frozenset({"loss_nan"}), 41, 90, "overflow")
+    dying = labelled_runs.Plan("x", "oom", "memory", (), 1, 1)
+    last = FaultInjected(time=2.0, sign="oom", step=41)
+    assert labelled_runs.label_of(dying, [events[0], last]).onset_step == 40  # the last step that was completed
     with pytest.raises(ValueError, match="the fault None, not of loss_nan"):
         labelled_runs.label_of(plan, events[:1])
 
