@@ -122,21 +122,12 @@ class JournalWriter:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while (event := self._queue.get()) is not None:
+        closing = False
+        while not closing:
+            batch, closing = self._next_batch()
             try:
-                # One write for all that has come meanwhile.
-                batch, more = [event], True
-                while more and len(batch) < 1000:
-                    try:
-                        following = self._queue.get_nowait()
-                    except queue.Empty:
-                        break
-                    more = following is not None
-                    if following is not None:
-                        batch.append(following)
-                self._write(batch)
-                if not more:
-                    break
+                if batch:
+                    self._write(batch)
             except Exception as error:
                 self.dropped += len(batch)
                 if not self._complained:
@@ -144,6 +135,20 @@ class JournalWriter:
                     self._on_problem(f"journal {self.path}: cannot be written: {error}; trying again with each event")
         if self._file is not None:
             os.close(self._file)
+
+    def _next_batch(self) -> tuple[list[Event], bool]:
+        """All that has come meanwhile, for one write, and whether `close` was called. Waits for the first event."""
+        batch: list[Event] = []
+        item = self._queue.get()
+        while item is not None:
+            batch.append(item)
+            if len(batch) >= 1000:
+                return batch, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
 
     def _write(self, batch: list[Event]) -> None:
         if self._file is None:

@@ -294,7 +294,6 @@ class _StepProbe:
         self._monitor = monitor
         self.began: float | None = None
         self.data_wait: float | None = None
-        self._fetched = 0.0
         self._loss: torch.Tensor | None = None
         self._gradient_norm: torch.Tensor | float | None = None
         self._tokens: int | None = None
