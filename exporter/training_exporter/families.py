@@ -171,6 +171,7 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
     # What it is
     Family("llm_training_run_info", "info", "Settings of the run; the value is always 1.", _run_info, SETTINGS),
     Family("llm_training_state", "gauge", "1 for the state that the run is in, 0 for the others.", _state, ("state",)),
+    Family("llm_training_gpus", "gauge", "GPUs on which the job trains; unknown without one.", lambda s: s.gpus),
     # Where it stands
     Family(
         "llm_training_steps_total", "counter", "Optimizer steps done, those before a resume included.", lambda s: s.step

@@ -210,14 +210,21 @@ class RunState:
         return None if self.progress_ratio is None or self.num_epochs is None else self.progress_ratio * self.num_epochs
 
     @property
+    def gpus(self) -> int | None:
+        """GPUs on which the job trains: the setting `world_size`; unknown without the setting `gpu`."""
+        if not self.settings.get("gpu"):
+            return None
+        processes = self.settings.get("world_size", "1")
+        return int(processes) if processes.isdecimal() and len(processes) < 7 else 1
+
+    @property
     def expected_speed(self) -> tuple[str, profile.Band] | None:
         """GPU model of the profile and tokens per second of the whole job on it; needs the setting `gpu`."""
         found = self.profile.speed_of(self.settings.get("gpu", ""))
         if found is None:
             return None
         model, band = found
-        devices = self.settings.get("world_size", "1")
-        count = int(devices) if devices.isdecimal() and len(devices) < 7 else 1
+        count = self.gpus or 1
         return model, profile.Band(band.lower * count, band.upper * count)
 
     # -- one method per event that does more than set a figure ------------------------------------------------------

@@ -306,6 +306,20 @@ def test_validation_is_compared_with_the_smoothed_training_loss() -> None:
     assert figures["llm_training_best_validation_loss"] == 1.2
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, None),
+        ({"world_size": "4"}, None),
+        ({"gpu": "NVIDIA A100", "world_size": "4"}, 4),
+        ({"gpu": "NVIDIA A100", "world_size": "many"}, 1),
+        ({"gpu": "NVIDIA A100"}, 1),
+    ],
+)
+def test_gpus_of_the_job(settings: dict[str, str], expected: int | None) -> None:
+    assert samples(applied(started(settings=settings))).get("llm_training_gpus") == expected
+
+
 def test_chance_is_the_logarithm_of_the_vocabulary() -> None:
     assert samples(applied(started(vocabulary_size=32_000)))["llm_training_random_loss"] == pytest.approx(10.3735, 1e-4)
     assert "llm_training_random_loss" not in samples(applied(started()))

@@ -517,6 +517,7 @@ def _run_started(
     }
     if args.device.type == "cuda":
         known["gpu"] = torch.cuda.get_device_name(args.device)
+        known["world_size"] = str(args.world_size * max(1, args.n_gpu))  # n_gpu > 1: one process with DataParallel
     return events.RunStarted(
         time=time.time(),
         run=run,
