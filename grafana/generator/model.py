@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from generator.facts import GeneratorError, check_metrics, metrics_in
+from generator.facts import GeneratorError, alerts, check_metrics, metrics_in
 
 Json = dict[str, Any]
 
@@ -24,10 +25,12 @@ class Target:
     expr: str
     legend: str = ""
     table: bool = False  # an instant query, one row per series
+    instant: bool = False  # an instant query, one value per series: how it is now, not what was last
     properties: Mapping[str, Any] = field(default_factory=dict)
 
     def json(self, ref_id: str) -> Json:
-        how = {"format": "table", "instant": True, "range": False} if self.table else {"range": True, "instant": False}
+        how: Json = {"format": "table"} if self.table else {}
+        how |= {"instant": True, "range": False} if self.table or self.instant else {"range": True, "instant": False}
         legend = {"legendFormat": self.legend} if self.legend else {}
         return {"refId": ref_id, "datasource": DATASOURCE, "editorMode": "code", "expr": self.expr, **legend, **how}
 
@@ -37,7 +40,7 @@ class Panel:
     """One panel at (x, y) with width w (24 columns) and height h (units of 38 pixels).
 
     `id` is part of links to the panel (`viewPanel`), so it never changes. `description` says what good looks like;
-    the names of the metrics are added to it.
+    the names of the metrics are added to it. `runbooks` needs the variable of that name on the dashboard.
     """
 
     id: int
@@ -50,6 +53,7 @@ class Panel:
     overrides: Sequence[Json] = ()
     options: Json = field(default_factory=dict)
     transformations: Sequence[Json] = ()
+    runbooks: Sequence[str] = ()  # alerts whose runbooks the panel's menu links to
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -78,9 +82,47 @@ class Panel:
             "gridPos": {"x": x, "y": y, "w": w, "h": h},
             "datasource": DATASOURCE,
             "targets": [target.json(ref) for ref, target in refs.items()],
+            **({"links": [runbook_link(alert) for alert in self.runbooks]} if self.runbooks else {}),
             "fieldConfig": {"defaults": self.defaults, "overrides": [*overrides, *self.overrides]},
             "options": self.options,
             **({"transformations": list(self.transformations)} if self.transformations else {}),
+        }
+
+
+def runbook_link(alert: str) -> Json:
+    """A link to what to do about an alert of alerts/rules; raises GeneratorError when there is none of that name."""
+    names = {rule.name for rule in alerts()}
+    if alert not in names:
+        raise GeneratorError(f"found alert {alert!r}, allowed: {', '.join(sorted(names))}")
+    return {"title": f"Runbook: {alert}", "url": f"${{runbooks}}/{alert}", "targetBlank": True}
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Marks at moments on all charts: at every point of `expr` that is there, so `expr` gives edges, not states.
+
+    `title` and `text` may name labels of the series: `{{run}}`.
+    """
+
+    name: str
+    expr: str
+    color: str
+    title: str
+    text: str = ""
+    on: bool = True
+
+    def json(self) -> Json:
+        check_metrics(f"annotation {self.name!r}", self.expr)
+        return {
+            "name": self.name,
+            "datasource": DATASOURCE,
+            "enable": self.on,
+            "hide": False,
+            "iconColor": self.color,
+            "expr": self.expr,
+            "titleFormat": self.title,
+            "textFormat": self.text,
+            "useValueForTime": False,
         }
 
 
@@ -134,10 +176,11 @@ class Dashboard:
     tags: Sequence[str]
     time_from: str = "now-1h"  # as long as RunFailed and RunVanished last: their links must show the run
     refresh: str = "5s"
+    annotations: Sequence[Annotation] = ()
 
     def json(self) -> Json:
         self._check()
-        return {
+        made: Json = {
             "uid": self.uid,
             "title": self.title,
             "description": self.description,
@@ -150,11 +193,13 @@ class Dashboard:
             "time": {"from": self.time_from, "to": "now"},
             "refresh": self.refresh,
             "timepicker": {},
-            "annotations": {"list": []},
+            "annotations": {"list": [annotation.json() for annotation in self.annotations]},
             "templating": {"list": [variable.json() for variable in self.variables]},
             "links": list(self.links),
             "panels": [panel.json() for panel in self.panels],
         }
+        self._check_variables(made)
+        return made
 
     def text(self) -> str:
         """The file's content."""
@@ -176,3 +221,13 @@ class Dashboard:
                 other = cells.setdefault(cell, panel.title)
                 if other != panel.title:
                     raise GeneratorError(f"{place}: panels {other!r} and {panel.title!r} overlap at {cell}")
+
+    def _check_variables(self, made: Json) -> None:
+        """Grafana passes over a reference to a variable that is not there: the text stays, and the query is empty."""
+        known = {variable.name for variable in self.variables}
+        used = set(re.findall(r"\$\{?([a-z]\w*)", json.dumps([made["panels"], made["links"], made["annotations"]])))
+        if missing := sorted(used - known):
+            raise GeneratorError(
+                f"dashboard {self.uid!r}: found references to {', '.join(missing)}, "
+                f"allowed: its variables ({', '.join(sorted(known)) or 'none'})"
+            )

@@ -7,6 +7,7 @@ or a number beside them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from generator.model import Json, Panel, Target
@@ -36,6 +37,22 @@ def line(color: str, width: int = 2, *, dash: bool = False, points: bool = False
     if fill:
         style["custom.fillOpacity"] = fill
     return {**style, **more}
+
+
+def band(lower: Target, upper: Target, color: str, opacity: int = 18) -> tuple[Target, Target]:
+    """Two queries of one chart as a filled band without border lines; their legends must be unlike all others'."""
+    edge = {
+        "color": fixed(color),
+        "custom.lineWidth": 0,
+        "custom.hideFrom": {"legend": False, "tooltip": False, "viz": False},
+    }
+    return (
+        replace(lower, properties={**edge, **lower.properties}),
+        replace(
+            upper,
+            properties={**edge, "custom.fillBelowTo": lower.legend, "custom.fillOpacity": opacity, **upper.properties},
+        ),
+    )
 
 
 def steps(*marks: tuple[float | None, str]) -> Json:
@@ -82,6 +99,7 @@ def tile(
     names: bool = False,
     value_size: int | None = 46,
     mappings: Sequence[Json] = (),
+    runbooks: Sequence[str] = (),
     **defaults: Any,
 ) -> Panel:
     """A stat: the last value, large, over its course in the time range. `value_size` None fits the text to the tile."""
@@ -112,6 +130,7 @@ def tile(
             "showPercentChange": False,
             "text": text,
         },
+        runbooks=runbooks,
     )
 
 
@@ -125,6 +144,7 @@ def chart(
     no_value: str = NO_RUN,
     custom: Json | None = None,
     legend: bool = True,
+    runbooks: Sequence[str] = (),
     **defaults: Any,
 ) -> Panel:
     """A time series: thin grid, no points, the last values in the legend, one tooltip for all lines."""
@@ -163,6 +183,7 @@ def chart(
             "legend": {"showLegend": legend, "displayMode": "list", "placement": "bottom", "calcs": ["lastNotNull"]},
             "tooltip": {"mode": "multi", "sort": "none", "hideZeros": False},
         },
+        runbooks=runbooks,
     )
 
 

@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-from generator import charts, facts, tables, tiles
-from generator.model import Dashboard, Json, Variable, query_variable
-from generator.queries import RUN, started
-
-UID = "llm-training"
-TAG = "llm-training"  # the dashboards that link to each other
-
-#: What every dashboard of the family shows in its bar.
-DATA_SOURCE = Variable(
-    "datasource",
-    "Data source",
-    "datasource",
-    "prometheus",
-    options={"current": {"text": "Prometheus", "value": "prometheus"}, "regex": "", "multi": False},
-)
-RELATED: Json = {
-    "type": "dashboards",
-    "title": "Dashboards",
-    "tags": [TAG],
-    "asDropdown": True,
-    "icon": "external link",
-    "includeVars": True,
-    "keepTime": True,
-    "targetBlank": False,
-}
-WHOLE_RUN: Json = {
-    "type": "link",
-    "title": "Whole run",
-    "tooltip": "From the start of this run until now",
-    "icon": "dashboard",
-    "url": f"/d/{UID}?var-run=${{run}}&from=${{started}}&to=now",
-    "targetBlank": False,
-}
+from generator import charts, family, tables, tiles
+from generator.model import Dashboard
 
 
 def dashboard() -> Dashboard:
     """Alerts link to /d/llm-training?var-run=<run>."""
-    runbooks = facts.runbooks_url()
     return Dashboard(
-        UID,
+        family.RUN_DETAIL,
         "Training",
         "One fine-tuning at a glance: state, losses, learning rate, speed, GPU memory, firing alerts.",
         [
@@ -63,22 +31,7 @@ def dashboard() -> Dashboard:
             charts.gradient_norm(16, (8, 21, 8, 5)),
             charts.step_time(17, (16, 21, 8, 5)),
         ],
-        [
-            DATA_SOURCE,
-            # The newest run first, and so the one that is shown unless the URL names another.
-            query_variable("run", "Run", f"query_result(sort_desc({started('')}))", '/run="([^"]+)"/'),
-            query_variable(
-                "started", "Started", f"query_result(round(1000 * {started(RUN)}))", r"/\} (\S+) /", hidden=True
-            ),
-            Variable(
-                "runbooks",
-                "Runbooks",
-                "textbox",
-                runbooks,
-                hidden=True,
-                options={"current": {"text": runbooks, "value": runbooks}},
-            ),
-        ],
-        [WHOLE_RUN, RELATED],
-        [TAG],
+        [family.DATA_SOURCE, family.ONE_RUN, family.STARTED, family.runbooks()],
+        [family.whole_run(family.RUN_DETAIL), family.RELATED],
+        [family.TAG],
     )

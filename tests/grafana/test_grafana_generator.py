@@ -13,7 +13,7 @@ from typing import Any
 import generate as generate_command
 import pytest
 import yaml
-from generator import facts, training
+from generator import facts, family, training
 from generator.facts import GeneratorError
 from generator.model import Dashboard, Panel, Target
 from generator.style import chart
@@ -36,13 +36,13 @@ def test_the_command_finds_what_differs(
     monkeypatch.setattr(generate_command, "DASHBOARDS", tmp_path)
     (tmp_path / "gone.json").write_text("{}", encoding="utf-8")
     assert generate_command.main(["--check"]) == 1
+    differ = sorted(["gone.json", *generate_command.FILES])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        "grafana/dashboards/gone.json",
-        "grafana/dashboards/training.json",
+        f"grafana/dashboards/{name}" for name in differ
     ]
     assert [file.name for file in tmp_path.iterdir()] == ["gone.json"], "--check writes nothing"
     assert generate_command.main([]) == 0
-    assert [file.name for file in tmp_path.iterdir()] == ["training.json"]
+    assert {file.name for file in tmp_path.iterdir()} == set(generate_command.FILES)
     assert generate_command.main(["--check"]) == 0
 
 
@@ -65,7 +65,7 @@ def panel(**changes: Any) -> Panel:
 
 
 def board(*panels: Panel) -> Dashboard:
-    return Dashboard("test", "Test", "", panels, [], [], [])
+    return Dashboard("test", "Test", "", panels, [family.DATA_SOURCE], [], [])
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,8 @@ def board(*panels: Panel) -> Dashboard:
         ([panel(), panel(title="Other", grid=(12, 0, 12, 8))], r"ids \[1, 1\], allowed: each once"),
         ([panel(), panel(id=2, title="Other", grid=(11, 7, 12, 8))], r"'Loss' and 'Other' overlap at \(11, 7\)"),
         ([panel(grid=(13, 0, 12, 8))], "grid .* allowed: 24 columns"),
+        ([panel(expr='llm_training_loss{run="$run"}')], "references to run, allowed: its variables"),
+        ([panel(runbooks=["LossRizing"])], "alert 'LossRizing', allowed: .*LossRising"),
     ],
 )
 def test_mistakes_are_found(panels: list[Panel], message: str) -> None:

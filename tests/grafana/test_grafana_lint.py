@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from typing import Any
 
 import pytest
-from generator import facts
+import yaml
+from generator import facts, family
+from grafana_files import DASHBOARD_FILES, SILENT, panels
 
 Dashboard = dict[str, Any]
 
@@ -20,11 +23,11 @@ NOT_APPLIED = {
 }
 
 #: Grafana's panel types that we use; none that it has retired.
-TYPES = {"stat", "timeseries", "table"}
+TYPES = {"stat", "timeseries", "table", "bargauge", "state-timeline", "row", "text"}
 
 
 def targets(dashboard: Dashboard) -> list[tuple[Dashboard, Dashboard]]:
-    return [(panel, target) for panel in dashboard["panels"] for target in panel["targets"]]
+    return [(panel, target) for panel in panels(dashboard) for target in panel["targets"]]
 
 
 def properties(panel: Dashboard, key: str) -> list[Any]:
@@ -40,15 +43,63 @@ def test_identity(dashboard: Dashboard) -> None:
     assert dashboard["title"]
     assert dashboard["schemaVersion"] == 42
     assert dashboard["editable"] is False
-    assert "llm-training" in dashboard["tags"]
+    assert family.TAG in dashboard["tags"]
 
 
-def test_alerts_link_to_a_dashboard_that_exists(dashboard: Dashboard) -> None:
+def test_uids_and_titles_differ() -> None:
+    boards = [json.loads(file.read_text(encoding="utf-8")) for file in DASHBOARD_FILES]
+    for key in ("uid", "title"):
+        assert len({board[key] for board in boards}) == len(boards)
+
+
+def test_alerts_link_to_a_dashboard_that_exists() -> None:
+    boards = {
+        board["uid"]: board for board in (json.loads(file.read_text(encoding="utf-8")) for file in DASHBOARD_FILES)
+    }
     text = "".join(file.read_text(encoding="utf-8") for file in sorted(facts.ALERT_RULES.glob("*.yml")))
-    linked = set(re.findall(r"/d/([\w-]+)", text))
-    variables = set(re.findall(r"[?&]var-(\w+)=", text))
-    assert linked == {dashboard["uid"]}
-    assert variables <= {variable["name"] for variable in dashboard["templating"]["list"]}
+    linked = re.findall(r"/d/([\w-]+)(\S*)", text)
+    assert linked
+    for uid, rest in linked:
+        assert set(re.findall(r"[?&]var-(\w+)=", rest)) <= {v["name"] for v in boards[uid]["templating"]["list"]}
+
+
+def test_dashboards_lead_to_each_other(dashboard: Dashboard) -> None:
+    """By their common tag, with the same time and run."""
+    (links,) = (link for link in dashboard["links"] if link["type"] == "dashboards")
+    assert links["tags"] == [family.TAG]
+    assert links["includeVars"] is True
+    assert links["keepTime"] is True
+    assert "run" in {variable["name"] for variable in dashboard["templating"]["list"]}, "else it would lose the run"
+
+
+def test_links_go_where_something_is(dashboard: Dashboard) -> None:
+    uids = {json.loads(file.read_text(encoding="utf-8"))["uid"] for file in DASHBOARD_FILES}
+    text = json.dumps(dashboard)
+    assert set(re.findall(r'"/d/([\w-]+)', text)) <= uids
+    for runbook in re.findall(r"\$\{runbooks\}/(\w+)", text):
+        assert (facts.ROOT / "alerts" / "runbooks" / f"{runbook}.md").is_file()
+
+
+def test_no_reference_to_a_variable_that_is_not_there(dashboard: Dashboard) -> None:
+    names = {variable["name"] for variable in dashboard["templating"]["list"]}
+    used = set(re.findall(r"\$\{?([a-z]\w*)", json.dumps(dashboard)))
+    assert used <= names
+
+
+def test_thresholds_are_those_of_the_rules(dashboard: Dashboard) -> None:
+    """Read independently of the generator. Which rules: those whose runbooks the panel links to, or any."""
+    compared: dict[str, set[float]] = {}
+    for file in sorted(facts.ALERT_RULES.glob("*.yml")):
+        for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]:
+            for rule in group["rules"]:
+                numbers = re.findall(r"(?:[<>]=?|==)\s*(\d+(?:\.\d+)?)", rule["expr"])
+                compared.setdefault(rule["alert"], set()).update(map(float, numbers))
+    for panel in panels(dashboard):
+        named = [link["url"].rpartition("/")[2] for link in panel.get("links", ()) if "runbooks" in link["url"]]
+        allowed = set().union(*(compared[name] for name in named or compared))
+        for thresholds in properties(panel, "thresholds"):
+            values = {step["value"] for step in thresholds["steps"]} - {None}
+            assert values <= allowed, f"{panel['title']}: {values - allowed} in no rule"
 
 
 def test_data_source_variable(dashboard: Dashboard) -> None:
@@ -69,10 +120,11 @@ def test_query_variables_follow_the_time_range(dashboard: Dashboard) -> None:
 
 
 def test_ids_and_ref_ids(dashboard: Dashboard) -> None:
-    ids = [panel["id"] for panel in dashboard["panels"]]
+    ids = [panel["id"] for panel in [*dashboard["panels"], *panels(dashboard)] if panel["type"] in SILENT]
+    ids += [panel["id"] for panel in panels(dashboard)]
     assert len(set(ids)) == len(ids)
     assert all(isinstance(number, int) and number > 0 for number in ids)
-    for panel in dashboard["panels"]:
+    for panel in panels(dashboard):
         refs = [target["refId"] for target in panel["targets"]]
         assert len(set(refs)) == len(refs), panel["title"]
 
@@ -86,7 +138,8 @@ def test_no_overlap(dashboard: Dashboard) -> None:
 
 
 def test_panels_explain_themselves(dashboard: Dashboard) -> None:
-    for panel in dashboard["panels"]:
+    assert {panel["type"] for panel in dashboard["panels"]} <= TYPES
+    for panel in panels(dashboard):
         assert panel["type"] in TYPES
         assert panel["title"]
         assert panel["targets"]
