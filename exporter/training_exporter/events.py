@@ -59,7 +59,8 @@ class StepEnded(Event):
     """One optimizer step is done. `tokens` are the non-padding tokens of the step over the whole job.
 
     `duration_seconds` runs from asking for the step's data to its end; `data_wait_seconds` is the part of it that
-    went into waiting for the data.
+    went into waiting for the data, `forward_backward_seconds` that of the forward and backward passes of all its
+    batches, `optimizer_seconds` what followed them: gradient clipping, the optimizer, clearing the gradients.
     """
 
     kind: ClassVar[str] = "step_ended"
@@ -68,6 +69,8 @@ class StepEnded(Event):
     tokens: int | None = None
     duration_seconds: float | None = None
     data_wait_seconds: float | None = None
+    forward_backward_seconds: float | None = None
+    optimizer_seconds: float | None = None
     learning_rate: float | None = None
 
 
@@ -75,7 +78,8 @@ class StepEnded(Event):
 class LossLogged(Event):
     """The training loss of `step`, or its mean over the `steps` optimizer steps that end there.
 
-    `tokens` are given here, and not in `StepEnded`, when they could only be counted on the device.
+    `tokens`, `forward_backward_seconds` and `optimizer_seconds` are given here, and not in `StepEnded`, when only the
+    device could count and time them: it is asked once it is done with the step, and never waited for.
     """
 
     kind: ClassVar[str] = "loss_logged"
@@ -86,6 +90,8 @@ class LossLogged(Event):
     gradient_norm: float | None = None
     learning_rate: float | None = None
     tokens: int | None = None
+    forward_backward_seconds: float | None = None
+    optimizer_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -259,6 +259,18 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         "Time for which steps waited for the data loader.",
         lambda s: s.data_wait_seconds,
     ),
+    Family(
+        "llm_training_forward_backward_seconds_total",
+        "counter",
+        "Time of the forward and backward passes of steps, on the clock of the device that computes.",
+        lambda s: s.forward_backward_seconds,
+    ),
+    Family(
+        "llm_training_optimizer_seconds_total",
+        "counter",
+        "Time of gradient clipping and optimizer in steps, on the clock of the device that computes.",
+        lambda s: s.optimizer_seconds,
+    ),
     # What happened
     Family(
         "llm_training_nonfinite_total",

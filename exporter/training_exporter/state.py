@@ -90,6 +90,8 @@ class RunState:
         self.tokens: int | None = None
         self.step_duration = Histogram(STEP_DURATION_BUCKETS)
         self.data_wait_seconds: float | None = None
+        self.forward_backward_seconds: float | None = None
+        self.optimizer_seconds: float | None = None
 
         self.nonfinite = {"loss": 0, "gradient": 0, "validation": 0}
         #: Optimizer steps over which every gradient norm that was logged was NaN or infinite.
@@ -273,6 +275,7 @@ class RunState:
             # Only a live run knows this, and it tells of its checkpoints as well.
             self._tells_checkpoints = True
             self.data_wait_seconds = (self.data_wait_seconds or 0.0) + event.data_wait_seconds
+        self._add_times(event)
         self._learning_rate(event.step, event.learning_rate)
 
     def _loss_logged(self, event: events.LossLogged) -> None:
@@ -297,6 +300,7 @@ class RunState:
         self._count_tokens(event.tokens)
         if event.tokens is not None and self._untold_durations:
             self._pace.add_tokens(event.tokens, self._untold_durations.popleft())
+        self._add_times(event)
         self._learning_rate(event.step, event.learning_rate)
 
     def _gradient_seen(self, event: events.LossLogged, overflowed: bool) -> None:
@@ -329,6 +333,12 @@ class RunState:
         if tokens is not None:
             self.tokens = (self.tokens or 0) + tokens
             self._recent_tokens.append(tokens)
+
+    def _add_times(self, event: events.StepEnded | events.LossLogged) -> None:
+        if event.forward_backward_seconds is not None:
+            self.forward_backward_seconds = (self.forward_backward_seconds or 0.0) + event.forward_backward_seconds
+        if event.optimizer_seconds is not None:
+            self.optimizer_seconds = (self.optimizer_seconds or 0.0) + event.optimizer_seconds
 
     def _learning_rate(self, step: int, learning_rate: float | None) -> None:
         if learning_rate is None:

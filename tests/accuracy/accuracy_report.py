@@ -63,6 +63,16 @@ class Result:
         return score(self.verdicts)
 
 
+#: Fields of events that are durations.
+_SECONDS = (
+    "duration_seconds",
+    "data_wait_seconds",
+    "forward_backward_seconds",
+    "optimizer_seconds",
+    "runtime_seconds",
+)
+
+
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +83,7 @@ def slowed(events: Sequence[Event], step_seconds: float = STEP_SECONDS) -> list[
     result = []
     for event in events:
         changed: dict[str, Any] = {"time": SLOWED_START + (event.time - events[0].time) * factor}
-        for key in ("duration_seconds", "data_wait_seconds", "runtime_seconds"):
+        for key in _SECONDS:
             if (seconds := getattr(event, key, None)) is not None:
                 changed[key] = seconds * factor
         result.append(dataclasses.replace(event, **changed))

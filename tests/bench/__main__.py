@@ -50,6 +50,8 @@ def step_events(n: int) -> tuple[events.Event, events.Event]:
             tokens=4096,
             duration_seconds=0.2,
             data_wait_seconds=0.01,
+            forward_backward_seconds=0.12,
+            optimizer_seconds=0.05,
             learning_rate=1e-4,
         ),
         events.LossLogged(time=float(n), step=n, loss=1.0 + n % 7 / 10, gradient_norm=1.0),

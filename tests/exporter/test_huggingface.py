@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 from training_exporter import PrometheusCallback, attach, events
 from training_exporter.journal import read
+from training_exporter.sources.huggingface import _InFlight, _StepTimer
 
 SAMPLES = 40
 torch.set_num_threads(1)
@@ -105,6 +107,9 @@ def test_every_step_although_the_trainer_logs_none(tmp_path: Path, workers: int)
     assert {e.step: e.learning_rate for e in steps} == pytest.approx(reference.rates, rel=1e-9)
     assert sum(e.tokens for e in steps) == 2 * sum(PaddedData().lengths)
     assert all(0 <= e.data_wait_seconds <= e.duration_seconds for e in steps)
+    parts = [(e.data_wait_seconds, e.forward_backward_seconds, e.optimizer_seconds) for e in steps]
+    assert all(part > 0 for times in parts for part in times)
+    assert all(sum(times) <= e.duration_seconds for times, e in zip(parts, steps, strict=True))
     state = callback.monitor.state
     assert state.state == "completed"
     assert state.learning_rate == pytest.approx(state.expected_learning_rate)
@@ -149,6 +154,88 @@ def test_evaluations_and_checkpoints_are_phases(tmp_path: Path) -> None:
     changes = [phase for n, phase in enumerate(phases) if n == 0 or phases[n - 1] != phase]
     once = ["training", "evaluating", "training", "saving"]
     assert changes == ["starting", *once, *once, "training", "completed"]
+
+
+@pytest.mark.parametrize(
+    ("slow", "part"), [("forward", "forward_backward_seconds"), ("optimizer", "optimizer_seconds")]
+)
+def test_where_the_time_of_a_step_goes(tmp_path: Path, slow: str, part: str) -> None:
+    """Two batches per step: what both took is the step's."""
+
+    class Slow(Trainer):  # type: ignore[misc]
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            if slow == "forward":
+                time.sleep(0.1)
+            return super().compute_loss(*args, **kwargs)
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            optimizer = super().create_optimizer(*args, **kwargs)
+            if slow == "optimizer":
+                optimizer.register_step_pre_hook(lambda *_: time.sleep(0.2))
+            return optimizer
+
+    callback, found = watched(tmp_path, make_trainer(tmp_path, Slow, max_steps=2))
+    steps = of(events.StepEnded, found)
+    for event in steps:
+        assert getattr(event, part) >= 0.2
+        assert getattr(event, part) > 0.5 * event.duration_seconds
+    assert getattr(callback.monitor.state, part) == sum(getattr(event, part) for event in steps)
+
+
+class FakeDevice:
+    """Stands for a CUDA device: events are put into its queue, and it passes them when it is told to."""
+
+    def __init__(self) -> None:
+        self.queue: list[FakeDevice.Event] = []
+        self.now = 0.0
+
+    def work(self, milliseconds: float) -> None:
+        self.now += milliseconds
+        for event in self.queue:
+            event.passed = self.now if event.passed is None else event.passed
+        self.queue = []
+
+    def event(self, enable_timing: bool = False) -> FakeDevice.Event:
+        assert enable_timing, "elapsed_time fails without"
+        return FakeDevice.Event(self)
+
+    class Event:
+        def __init__(self, device: FakeDevice) -> None:
+            self.device, self.passed = device, None
+
+        def record(self) -> None:
+            self.passed = None
+            self.device.queue.append(self)
+
+        def query(self) -> bool:
+            return self.passed is not None
+
+        def elapsed_time(self, end: FakeDevice.Event) -> float:
+            return end.passed - self.passed
+
+        def synchronize(self) -> None:
+            raise AssertionError("nothing waits for the device while the training goes on")
+
+
+def test_a_cuda_device_is_asked_when_it_is_done_and_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the host measures there is the asking only: it is told of the parts once the device has passed the step."""
+    device = FakeDevice()
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    timer = _StepTimer("cuda")
+    timer.passes_begin()
+    device.work(0)
+    for _ in range(2):
+        timer.passes_begin()
+        timer.passes_ended()
+        device.work(30)
+    assert timer.on_host(time.perf_counter()) == (None, None)
+    flight = _InFlight(1, None, 1, torch.tensor(2.0), None, None, timer.step_ended())
+    assert not flight.ready()
+    device.work(5)
+    assert flight.ready()
+    event = flight.event()
+    assert (event.forward_backward_seconds, event.optimizer_seconds) == pytest.approx((0.06, 0.005))
+    assert timer.step_ended() is None, "the next step has its own"
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ def run_through(monitor: Monitor, steps: int = 20) -> None:
                 tokens=100,
                 duration_seconds=0.2,
                 data_wait_seconds=0.01,
+                forward_backward_seconds=0.12,
+                optimizer_seconds=0.05,
                 learning_rate=1e-4,
             )
         )

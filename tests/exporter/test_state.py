@@ -246,6 +246,18 @@ def test_gradients_that_are_never_finite_are_counted_in_steps() -> None:
     assert seen == [0, 0, 0, 10, 20, 0]
 
 
+# -- where the time of a step goes ------------------------------------------------------------------------------------
+
+
+def test_the_parts_of_a_step_are_told_with_it_or_by_the_device_later() -> None:
+    state = applied(started(), step(1))
+    assert (state.forward_backward_seconds, state.optimizer_seconds) == (None, None)
+    parts = {"forward_backward_seconds": 0.5, "optimizer_seconds": 0.25}
+    for event in (step(2, **parts), step(3), loss(3, 2.0, **parts)):
+        state.apply(event)
+    assert (state.forward_backward_seconds, state.optimizer_seconds) == (1.0, 0.5)
+
+
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
 

@@ -170,6 +170,8 @@ def _step(monitor: Monitor, step: int) -> None:
             tokens=180,
             duration_seconds=STEP_SECONDS,
             data_wait_seconds=0.1 * STEP_SECONDS,
+            forward_backward_seconds=0.6 * STEP_SECONDS,
+            optimizer_seconds=0.2 * STEP_SECONDS,
             learning_rate=PEAK * (1 - (step - 1) / STEPS),
         )
     )

@@ -98,9 +98,10 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
             return
         with self.monitor.guard("on_step_end"):
             now, began = time.perf_counter(), self._step_began
-            tokens = wait = None
+            tokens = wait = compute = optimizer = None
             if self._steps is not None:
                 began, wait, tokens = self._steps.began, self._steps.data_wait, self._steps.tokens
+                compute, optimizer = self._steps.timer.on_host(now)
             self._phase = "training"
             self.monitor.emit(
                 events.StepEnded(
@@ -110,6 +111,8 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
                     tokens=None if tokens is None else tokens * args.world_size,
                     duration_seconds=None if began is None else now - began,
                     data_wait_seconds=wait,
+                    forward_backward_seconds=compute,
+                    optimizer_seconds=optimizer,
                     learning_rate=self._learning_rate,
                 )
             )
@@ -292,6 +295,7 @@ class _StepProbe:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
+        self.timer = _StepTimer("cpu")
         self.began: float | None = None
         self.data_wait: float | None = None
         self._loss: torch.Tensor | None = None
@@ -307,6 +311,7 @@ class _StepProbe:
         training_step, get_batch_samples = trainer.training_step, trainer.get_batch_samples
         get_train_dataloader, gradient_norm = trainer.get_train_dataloader, trainer._get_grad_norm
         guard = self._monitor.guard
+        self.timer = timer = _StepTimer(trainer.args.device.type)
 
         @functools.wraps(get_train_dataloader)
         def watched_dataloader(*args: Any, **kwargs: Any) -> Any:
@@ -317,6 +322,9 @@ class _StepProbe:
 
         @functools.wraps(get_batch_samples)
         def watched_batches(*args: Any, **kwargs: Any) -> Any:
+            # A step that an error cut short (`auto_find_batch_size` tries again) is no part of this one.
+            self._loss = self._tokens = self._device_tokens = None
+            timer.reset()
             self.began = time.perf_counter()
             result = get_batch_samples(*args, **kwargs)
             self.data_wait = time.perf_counter() - self.began
@@ -326,7 +334,11 @@ class _StepProbe:
         def watched_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             with guard("tokens"):
                 self._take_tokens(inputs)
+            with guard("step_time"):
+                timer.passes_begin()
             loss = training_step(model, inputs, *args, **kwargs)
+            with guard("step_time"):
+                timer.passes_ended()
             with guard("loss"):
                 part = loss.detach()
                 self._loss = part if self._loss is None else self._loss + part
@@ -352,9 +364,10 @@ class _StepProbe:
         """Send the step's figures on their way and start afresh."""
         loss, norm, device_tokens = self._loss, self._gradient_norm, self._device_tokens
         self._loss = self._gradient_norm = self._tokens = self._device_tokens = None
+        times = self.timer.step_ended()
         if loss is None or len(self._in_flight) >= MAX_IN_FLIGHT:
             return
-        self._in_flight.append(_InFlight(step, epoch, world_size, loss, norm, device_tokens))
+        self._in_flight.append(_InFlight(step, epoch, world_size, loss, norm, device_tokens, times))
 
     def arrived(self) -> Iterator[events.LossLogged]:
         """The figures that have reached the host, oldest first."""
@@ -419,10 +432,73 @@ class _CountingIterator:
         return getattr(self._iterator, name)
 
 
-class _InFlight:
-    """A step's figures on their way from the device to the host: loss, gradient norm, tokens."""
+#: Ends of a step's parts on the device: its passes begin, its passes are done, the step is done.
+_Marks = tuple["torch.cuda.Event", "torch.cuda.Event", "torch.cuda.Event"]
 
-    __slots__ = ("_arrival", "_epoch", "_has_norm", "_has_tokens", "_step", "_time", "_values", "_world_size")
+
+class _StepTimer:
+    """Takes apart the time of an optimizer step: forward and backward passes of all its batches, and what follows.
+
+    The CPU computes while the host waits for it, so the host's clock tells. A CUDA device is only told what to do:
+    there, events are put between its pieces of work and read when it has passed them, without a synchronization. Of
+    other devices nothing is known here. DeepSpeed's optimizer runs within the last backward pass, and counts there.
+    """
+
+    __slots__ = ("_begun", "_cuda", "_ended", "_host", "_host_begun", "_host_ended")
+
+    def __init__(self, device: str) -> None:
+        self._host, self._cuda = device == "cpu", device == "cuda"
+        self._host_begun: float | None = None
+        self._host_ended: float | None = None
+        self._begun: torch.cuda.Event | None = None
+        self._ended: torch.cuda.Event | None = None
+
+    def passes_begin(self) -> None:
+        """The passes of a batch come next; those of the step's first batch begin its time."""
+        if self._host and self._host_begun is None:
+            self._host_begun = time.perf_counter()
+        elif self._cuda and self._begun is None:
+            self._begun, self._ended = _timed_event(), _timed_event()
+            self._begun.record()
+
+    def passes_ended(self) -> None:
+        """The passes of a batch were computed (or asked for); those of the step's last batch end its time."""
+        if self._host:
+            self._host_ended = time.perf_counter()
+        elif self._ended is not None:
+            self._ended.record()
+
+    def on_host(self, now: float) -> tuple[float | None, float | None]:
+        """Seconds of both parts of the step that ended `now` (perf_counter); None where the host cannot tell."""
+        if self._host_begun is None or self._host_ended is None:
+            return None, None
+        return self._host_ended - self._host_begun, now - self._host_ended
+
+    def step_ended(self) -> _Marks | None:
+        """Start afresh; what a CUDA device must pass before both parts are known."""
+        begun, ended = self._begun, self._ended
+        self.reset()
+        if begun is None or ended is None:
+            return None
+        done = _timed_event()
+        done.record()
+        return begun, ended, done
+
+    def reset(self) -> None:
+        """Forget the step in hand."""
+        self._host_begun = self._host_ended = self._begun = self._ended = None
+
+
+def _timed_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)
+
+
+class _InFlight:
+    """A step's figures on their way from the device to the host: loss, gradient norm, tokens, times."""
+
+    __slots__ = (
+        "_arrival", "_epoch", "_has_norm", "_has_tokens", "_step", "_time", "_times", "_values", "_world_size",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -432,8 +508,10 @@ class _InFlight:
         loss: torch.Tensor,
         norm: torch.Tensor | float | None,
         tokens: torch.Tensor | None,
+        times: _Marks | None,
     ) -> None:
         self._step, self._epoch, self._world_size, self._time = step, epoch, world_size, time.time()
+        self._times = times
         # A sharded norm (DTensor) would need a collective to be read: left out.
         self._has_norm = isinstance(norm, int | float) or (
             type(norm) is torch.Tensor and cast(torch.Tensor, norm).numel() == 1
@@ -450,19 +528,25 @@ class _InFlight:
             self._values = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
             self._values.copy_(figures, non_blocking=True)
             self._arrival = torch.cuda.Event()
-            self._arrival.record()
+            # On the stream that copies: with a model on several devices the loss lies on the last of them.
+            self._arrival.record(torch.cuda.current_stream(figures.device))
         else:
             self._values = figures
 
     def ready(self) -> bool:
-        return self._arrival is None or bool(self._arrival.query())
+        return (self._arrival is None or bool(self._arrival.query())) and (
+            self._times is None or bool(self._times[-1].query())
+        )
 
     def wait(self) -> None:
         if self._arrival is not None:
             self._arrival.synchronize()
+        if self._times is not None:
+            self._times[-1].synchronize()
 
     def event(self) -> events.LossLogged:
         values = self._values.tolist()
+        begun, ended, done = self._times or (None, None, None)
         return events.LossLogged(
             time=self._time,
             step=self._step,
@@ -470,7 +554,20 @@ class _InFlight:
             loss=values[0],
             gradient_norm=values[1] if self._has_norm else None,
             tokens=int(values[-1]) * self._world_size if self._has_tokens else None,
+            forward_backward_seconds=_seconds(begun, ended),
+            optimizer_seconds=_seconds(ended, done),
         )
+
+
+def _seconds(start: torch.cuda.Event | None, end: torch.cuda.Event | None) -> float | None:
+    """Device time between two events that were passed; None where they cannot be compared."""
+    if start is None or end is None:
+        return None
+    try:
+        return float(start.elapsed_time(end)) / 1e3
+    except (RuntimeError, ValueError):
+        # Recorded on two devices: somebody changed the current one within the step.
+        return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
