@@ -10,11 +10,11 @@ HERE = Path(__file__).resolve().parent
 DASHBOARDS = HERE / "dashboards"
 sys.path.insert(0, str(HERE))
 
-from generator import training  # noqa: E402
+from generator import gpus, training  # noqa: E402
 from generator.facts import GeneratorError  # noqa: E402
 
 #: File name -> the function that makes the dashboard.
-FILES = {"training.json": training.dashboard}
+FILES = {"gpu.json": gpus.dashboard, "training.json": training.dashboard}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,6 +5,8 @@ All have the tag TAG, and each shows links to the others, which keep the time ra
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from generator import facts
 from generator.model import Json, Variable, query_variable
 from generator.queries import RUN, started
@@ -30,6 +32,9 @@ DATA_SOURCE = Variable(
 
 #: The newest run first, and so the one that is shown unless the URL names another.
 ONE_RUN = query_variable("run", "Run", f"query_result(sort_desc({started('')}))", '/run="([^"]+)"/')
+
+#: On dashboards that are not about a run: hidden, so that links to the others keep it.
+KEPT_RUN = replace(ONE_RUN, hidden=True)
 
 #: When it started, in milliseconds: for a link to the whole of it.
 STARTED = query_variable(

@@ -21,6 +21,7 @@ def substitute(expr: str, run: str) -> str:
     """What Grafana sends: `$run` is escaped as in a double-quoted PromQL string, intervals as at a 1 s scrape."""
     values = {
         "run": run.replace("\\", "\\\\").replace('"', '\\"'),
+        "gpu": ".*",  # all of them
         "__rate_interval": "4s",
         "__interval": "1s",
         "__range": f"{RANGE_SECONDS}s",
