@@ -19,6 +19,9 @@ STATES = ("starting", "training", "evaluating", "saving", "completed", "failed",
 FINAL_STATES = STATES[-3:]
 ACTIVE_STATES = STATES[:-3]
 
+#: Stages at which generated text is scored, in order: about 20 % of the run, half of it, and its end.
+TEXT_STAGES = ("early", "middle", "final")
+
 
 class InvalidEvent(ValueError):
     """A record that is no event: names the key, what was found and what is allowed."""
@@ -105,6 +108,30 @@ class Evaluated(Event):
     runtime_seconds: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TextSample:
+    """A prompt and what the model wrote on it, both clipped by whoever emits the event."""
+
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextScored(Event):
+    """Texts that the model generated at a stage (of TEXT_STAGES) were scored.
+
+    `scores` are means over `texts` texts, by criterion: 0 to 1, where 1 is good. A criterion that none of the texts
+    allows to judge is left out. `samples` are a few of the texts.
+    """
+
+    kind: ClassVar[str] = "text_scored"
+    step: int
+    stage: str
+    scores: Mapping[str, float]
+    texts: int = 0
+    samples: tuple[TextSample, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseChanged(Event):
     """The run went over to another active state (`training`, `evaluating`, `saving`)."""
@@ -156,6 +183,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         StepEnded,
         LossLogged,
         Evaluated,
+        TextScored,
         PhaseChanged,
         CheckpointSaved,
         OutOfMemory,
@@ -180,10 +208,17 @@ def to_record(event: Event) -> dict[str, Any]:
             continue
         if isinstance(value, float) and not math.isfinite(value):
             value = "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+        elif isinstance(value, tuple):
+            value = [dataclasses.asdict(sample) for sample in value]
         record[name] = value
     return record
 
 
+_CHOICES: dict[type[Event], dict[str, tuple[str, ...]]] = {
+    RunEnded: {"state": FINAL_STATES},
+    PhaseChanged: {"state": ACTIVE_STATES},
+    TextScored: {"stage": TEXT_STAGES},
+}
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -205,14 +240,24 @@ def from_record(record: object) -> Event:
             values[f.name] = _checked(f.name, str(f.type), record[f.name])
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise InvalidEvent(f"event {kind!r}: key {f.name!r} is missing")
-    allowed = {RunEnded: FINAL_STATES, PhaseChanged: ACTIVE_STATES}.get(cls)
-    if allowed and values["state"] not in allowed:
-        raise InvalidEvent(f"key 'state': found {values['state']!r}, allowed: {', '.join(allowed)}")
+    for key, allowed in _CHOICES.get(cls, {}).items():
+        if values[key] not in allowed:
+            raise InvalidEvent(f"key {key!r}: found {values[key]!r}, allowed: {', '.join(allowed)}")
     return cls(**values)
 
 
 def _checked(name: str, annotation: str, value: Any) -> Any:
     """`value` if it fits the field's annotation, else InvalidEvent."""
+    if annotation == "Mapping[str, float]":
+        if isinstance(value, dict) and all(_is_ratio(score) for score in value.values()):
+            return {key: float(score) for key, score in value.items()}
+        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: an object of numbers from 0 to 1")
+    if annotation.startswith("tuple[TextSample"):
+        if isinstance(value, list) and all(_is_sample(sample) for sample in value):
+            return tuple(TextSample(sample["prompt"], sample["text"]) for sample in value)
+        raise InvalidEvent(
+            f"key {name!r}: found {value!r}, allowed: a list of objects with the strings prompt and text"
+        )
     if annotation.startswith("Mapping"):
         if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
             return value
@@ -235,3 +280,11 @@ def _checked(name: str, annotation: str, value: Any) -> Any:
             raise InvalidEvent(f"key 'time': found {value!r}, allowed: Unix seconds")
         return float(value)
     raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: a number")
+
+
+def _is_ratio(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _is_sample(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("prompt"), str) and isinstance(value.get("text"), str)

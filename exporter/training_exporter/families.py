@@ -159,6 +159,31 @@ def _speed_bounds(s: RunState) -> Reading:
     return {("lower", model): band.lower, ("upper", model): band.upper}
 
 
+def _text_scores(s: RunState) -> Reading:
+    return {
+        (criterion, stage): score
+        for stage, scores in s.text_quality.scores.items()
+        for criterion, score in scores.items()
+    }
+
+
+def _expected_text_scores(s: RunState) -> Reading:
+    """Of the stages that were scored: before, nothing is there to compare."""
+    return {
+        (criterion, stage, "lower"): least
+        for stage in s.text_quality.scores
+        for criterion, least in s.profile.text_quality[stage].items()
+    }
+
+
+def _text_samples(s: RunState) -> Reading:
+    text = s.text_quality
+    return {
+        (text.stage or "", str(number), sample.prompt, sample.text): 1.0
+        for number, sample in enumerate(text.samples, 1)
+    }
+
+
 _FIRST_EPOCH = _bounds(lambda p: p.first_epoch_improvement)
 
 
@@ -238,6 +263,22 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         "gauge",
         "Norm of the gradient before clipping, last value logged.",
         lambda s: s.gradient_norm,
+    ),
+    # What it writes
+    Family(
+        "llm_training_text_quality_ratio",
+        "gauge",
+        "Score of the texts that the model generated at a stage of the run (early, middle, final), by criterion: "
+        "0 to 1, where 1 is good.",
+        _text_scores,
+        ("criterion", "stage"),
+    ),
+    Family(
+        "llm_training_text_sample_info",
+        "info",
+        "Texts that the model generated at the latest stage, clipped; the value is always 1.",
+        _text_samples,
+        ("stage", "sample", "prompt", "text"),
     ),
     # How fast it goes
     Family("llm_training_tokens_total", "counter", "Non-padding tokens trained on.", lambda s: s.tokens),
@@ -487,6 +528,13 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         "Share of the initial loss that should be gone; known after the first epoch.",
         _first_epoch_bounds,
         ("bound",),
+    ),
+    Family(
+        "llm_training_expected_text_quality_ratio",
+        "gauge",
+        "Score of the generated text that a stage should reach, by criterion; known for the stages that were scored.",
+        _expected_text_scores,
+        ("criterion", "stage", "bound"),
     ),
     Family(
         "llm_training_expected_warmup_ratio",

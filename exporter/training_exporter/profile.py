@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from training_exporter.events import TEXT_STAGES
+
 DEFAULT = Path(__file__).parent / "profiles" / "default.yaml"
 
 
@@ -76,6 +78,8 @@ class Profile:
     warmup: Band
     tokens_per_second: Mapping[str, Band]
     gpu_memory: Band
+    #: Least score of the generated text, by stage and criterion.
+    text_quality: Mapping[str, Mapping[str, float]]
 
     def speed_of(self, gpu: str) -> tuple[str, Band] | None:
         """The GPU model of the profile that the name `gpu` contains (the longest one), and its speed."""
@@ -122,23 +126,44 @@ def _read(path: Path, base: Profile | None) -> Profile:
         for key, value in document.items():
             if key not in names:
                 raise ProfileError(f"key {key!r}: not known, allowed: {', '.join(names)}")
-            values[key] = _value(str(key), value, values.get("tokens_per_second"))
+            values[key] = _value(str(key), value, values.get(key))
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
     return Profile(**values)
 
 
-def _value(key: str, value: Any, speeds: Mapping[str, Band] | None) -> Any:
-    """The value of `key` as `Profile` has it; GPU models of the file are added to those of `speeds`."""
+def _value(key: str, value: Any, base: Any) -> Any:
+    """The value of `key` as `Profile` has it; GPU models and scores of the file are added to those of `base`."""
     if key in {"loss", "validation_loss", "perplexity"}:
         return _curve(key, value)
     if key == "tokens_per_second":
         if not isinstance(value, dict) or not all(isinstance(model, str) and model.strip() for model in value):
             raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: a mapping of GPU names to [lower, upper]")
-        return {**(speeds or {}), **{model: _band(f"{key}.{model}", band) for model, band in value.items()}}
+        return {**(base or {}), **{model: _band(f"{key}.{model}", band) for model, band in value.items()}}
+    if key == "text_quality":
+        return _scores(key, value, base or {})
     if key in {"first_epoch_improvement", "validation_gap", "warmup", "gpu_memory"}:
         return _band(key, value, 1.0 if key != "validation_gap" else math.inf)
     return _number(key, value)
+
+
+def _scores(key: str, value: Any, base: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    stages = ", ".join(TEXT_STAGES)
+    if not isinstance(value, dict):
+        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: a mapping with keys of {stages}")
+    found: dict[str, dict[str, float]] = {stage: dict(base.get(stage, {})) for stage in TEXT_STAGES}
+    for stage, scores in value.items():
+        if stage not in TEXT_STAGES:
+            raise ProfileError(f"key '{key}.{stage}': not known, allowed: {stages}")
+        if not isinstance(scores, dict):
+            raise ProfileError(f"key '{key}.{stage}': found {_shown(scores)}, allowed: a mapping of criteria to scores")
+        for criterion, least in scores.items():
+            # The shipped profile names the criteria that there are.
+            if base and criterion not in base[stage]:
+                allowed = ", ".join(base[stage])
+                raise ProfileError(f"key '{key}.{stage}.{criterion}': not known, allowed: {allowed}")
+            found[stage][str(criterion)] = _number(f"{key}.{stage}.{criterion}", least, 1.0)
+    return found
 
 
 def _curve(key: str, value: Any) -> Curve:

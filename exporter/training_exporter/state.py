@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from training_exporter import events, profile
 from training_exporter.schedule import schedule_multiplier, schedule_range
-from training_exporter.signals import LossSignals, PaceSignals, ValidationSignals
+from training_exporter.signals import LossSignals, PaceSignals, TextQuality, ValidationSignals
 from training_exporter.signals.windows import SlidingExtreme
 
 #: Upper bounds in seconds: a step takes 10 ms on a toy and minutes on a cluster.
@@ -106,6 +106,7 @@ class RunState:
 
         self._signals: LossSignals | None = None
         self._validation = ValidationSignals()
+        self._text = TextQuality()
         self._pace = PaceSignals(None)
         self._deviations = SlidingExtreme(LEARNING_RATE_HOLD)
         self._deviation_step = -1
@@ -128,6 +129,8 @@ class RunState:
                 self._loss_logged(event)
             case events.Evaluated():
                 self._evaluated(event)
+            case events.TextScored():
+                self._text.add(event)
             case events.PhaseChanged():
                 if self.state not in events.FINAL_STATES:
                     self.state = event.state
@@ -186,6 +189,10 @@ class RunState:
     @property
     def pace_signals(self) -> PaceSignals:
         return self._pace
+
+    @property
+    def text_quality(self) -> TextQuality:
+        return self._text
 
     @property
     def best_validation_loss(self) -> float | None:

@@ -24,6 +24,12 @@ def values_for(field: dataclasses.Field, cls: type) -> st.SearchStrategy:
         return st.floats(0, 9e10)
     if field.name == "state":
         return st.sampled_from(events.FINAL_STATES if cls is events.RunEnded else events.ACTIVE_STATES)
+    if field.name == "stage":
+        return st.sampled_from(events.TEXT_STAGES)
+    if field.name == "scores":
+        return st.dictionaries(texts, st.floats(0, 1), max_size=3)
+    if field.name == "samples":
+        return st.lists(st.builds(events.TextSample, texts, texts), max_size=3).map(tuple)
     annotation = str(field.type)
     base = (
         st.dictionaries(texts, texts, max_size=3)
@@ -84,6 +90,25 @@ def test_anything_else_is_refused_and_never_crashes(record: object) -> None:
         ({"event": "step_ended", "time": 1.0, "step": "x"}, "key 'step': found 'x', allowed: an integer"),
         ({"event": "step_ended", "time": -5, "step": 1}, "key 'time': found -5, allowed: Unix seconds"),
         ({"event": "run_ended", "time": 1.0, "state": "training"}, "allowed: completed, failed, interrupted"),
+        (
+            {"event": "text_scored", "time": 1.0, "step": 1, "stage": "late", "scores": {}},
+            "key 'stage': found 'late', allowed: early, middle, final",
+        ),
+        (
+            {"event": "text_scored", "time": 1.0, "step": 1, "stage": "final", "scores": {"action": 1.5}},
+            "key 'scores': found {'action': 1.5}, allowed: an object of numbers from 0 to 1",
+        ),
+        (
+            {
+                "event": "text_scored",
+                "time": 1.0,
+                "step": 1,
+                "stage": "final",
+                "scores": {},
+                "samples": [{"text": "x"}],
+            },
+            "key 'samples': found [{'text': 'x'}], allowed: a list of objects with the strings prompt and text",
+        ),
         (
             {"event": "loss_logged", "time": 1.0, "step": 1, "loss": "high"},
             "key 'loss': found 'high', allowed: a number",

@@ -88,6 +88,17 @@ def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
         ("gpu_memory: [0, 90]", "key 'gpu_memory': found 90, allowed: a number from 0 to 1"),
         ("tokens_per_second: [1, 2]", "key 'tokens_per_second': found [1, 2], allowed: a mapping of GPU names"),
         ("tokens_per_second: {A100: fast}", "key 'tokens_per_second.A100': found 'fast', allowed: [lower, upper]"),
+        (
+            "text_quality: good",
+            "key 'text_quality': found 'good', allowed: a mapping with keys of early, middle, final",
+        ),
+        ("text_quality: {late: {}}", "key 'text_quality.late': not known, allowed: early, middle, final"),
+        ("text_quality: {final: 1}", "key 'text_quality.final': found 1, allowed: a mapping of criteria to scores"),
+        (
+            "text_quality: {final: {style: 1}}",
+            "key 'text_quality.final.style': not known, allowed: variety, coherence,",
+        ),
+        ("text_quality: {final: {action: 2}}", "'text_quality.final.action': found 2, allowed: a number from 0 to 1"),
         ("loss:\n  0: [1, 2\nwarmup: 1", "line 3: not YAML:"),
         ("a: &a [*a]", "not YAML"),
     ],
@@ -149,3 +160,23 @@ def test_a_run_has_its_own_profile(tmp_path: Path) -> None:
     own = profile.load(write(tmp_path, "loss: {0: [4, 5]}\n"))
     assert samples(running(own))["loss|upper"] == 5
     assert samples(running())["loss|upper"] == 2.5
+
+
+def test_text_expectations_are_those_of_the_stages_that_were_scored(tmp_path: Path) -> None:
+    state = running(profile.load(write(tmp_path, "text_quality: {final: {balance: 0.9}}")))
+    assert not [name for name in samples(state) if name.startswith("text_quality")]
+    state.apply(events.TextScored(time=2.0, step=20, stage="early", scores={"coherence": 0.4}))
+    found = samples(state)
+    assert found["text_quality_ratio|coherence|early|lower"] == profile.load().text_quality["early"]["coherence"]
+    assert not [name for name in found if "|final" in name]
+    state.apply(events.TextScored(time=3.0, step=100, stage="final", scores={"coherence": 0.8}))
+    assert samples(state)["text_quality_ratio|balance|final|lower"] == 0.9
+    assert samples(state)["text_quality_ratio|action|final|lower"] == profile.load().text_quality["final"]["action"]
+
+
+def test_the_shipped_profile_expects_more_of_each_later_stage() -> None:
+    scores = profile.load().text_quality
+    assert list(scores) == list(events.TEXT_STAGES)
+    assert len({tuple(stage) for stage in scores.values()}) == 1
+    for criterion in scores["final"]:
+        assert scores["early"][criterion] <= scores["middle"][criterion] <= scores["final"][criterion]

@@ -72,6 +72,12 @@ def run_through(monitor: Monitor, steps: int = 20) -> None:
         if n % 4 == 0:
             monitor.emit(events.Evaluated(time=now + n, step=n, loss=2.2 / n))
             monitor.emit(events.CheckpointSaved(time=now + n, step=n))
+    samples = (events.TextSample("rsi_14: 71.3", "RSI at 71.3 is overbought."),)
+    monitor.emit(
+        events.TextScored(
+            time=now + steps, step=steps, stage="final", scores={"readings": 0.9}, texts=8, samples=samples
+        )
+    )
 
 
 def test_routes(monitor: Monitor) -> None:
@@ -255,7 +261,7 @@ def test_a_broken_sink_or_disk_never_reaches_the_loop(tmp_path: Path, caplog: py
     run_through(monitor)
     page = get(monitor.url)[1]
     monitor.close()
-    assert 'training_exporter_callback_errors_total{hook="broken"} 51.0' in page
+    assert 'training_exporter_callback_errors_total{hook="broken"} 52.0' in page
     assert len([record for record in caplog.records if "broken failed" in record.getMessage()]) == 1
     assert "training_exporter_journal_dropped_events_total" in page
-    assert monitor.dropped_events == 52  # with the end that `close` adds
+    assert monitor.dropped_events == 53  # with the end that `close` adds

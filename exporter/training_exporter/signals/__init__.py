@@ -10,6 +10,7 @@ gives a false alarm per run at 1,000.
 
 from training_exporter.signals.loss import LossSignals
 from training_exporter.signals.pace import PaceSignals
+from training_exporter.signals.text import TextQuality
 from training_exporter.signals.validation import ValidationSignals
 
-__all__ = ["LossSignals", "PaceSignals", "ValidationSignals"]
+__all__ = ["LossSignals", "PaceSignals", "TextQuality", "ValidationSignals"]
