@@ -99,7 +99,10 @@ _MAX_LABEL = 200  # characters: a setting is free text, and Prometheus keeps it 
 
 
 def _run_info(s: RunState) -> Reading:
-    return {tuple(str(s.settings.get(key, ""))[:_MAX_LABEL] for key in SETTINGS): 1.0} if s.run is not None else None
+    if s.run is None:
+        return None
+    settings = s.settings.get
+    return {tuple([settings(key, "")[:_MAX_LABEL] for key in SETTINGS]): 1.0}
 
 
 _NO_STATE: dict[tuple[str, ...], float] = {(state,): 0.0 for state in STATES}
@@ -317,7 +320,7 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         "llm_training_nonfinite_total",
         "counter",
         "NaN or infinite values seen, by what they were.",
-        lambda s: {(k,): float(v) for k, v in s.nonfinite.items()} if s.run is not None else None,
+        lambda s: {(kind,): count for kind, count in s.nonfinite.items()} if s.run is not None else None,
         ("kind",),
     ),
     Family(

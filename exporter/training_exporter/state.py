@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
+from itertools import islice
 
 from training_exporter import events, profile
 from training_exporter.schedule import schedule_multiplier, schedule_range
@@ -65,6 +66,10 @@ class RunState:
         self.profile = profile.default() if expectations is None else expectations
         self.run: str | None = None
         self.settings: Mapping[str, str] = {}
+        #: GPUs on which the job trains: the setting `world_size`; unknown without the setting `gpu`.
+        self.gpus: int | None = None
+        #: GPU model of the profile and tokens per second of the whole job on it; needs the setting `gpu`.
+        self.expected_speed: tuple[str, profile.Band] | None = None
         self.state: str | None = None
         self.end_reason = ""
         self.start_time: float | None = None
@@ -104,10 +109,12 @@ class RunState:
         self.checkpoint_interval: float | None = None
         self.fault: events.FaultInjected | None = None
 
-        self._signals: LossSignals | None = None
-        self._validation = ValidationSignals()
-        self._text = TextQuality()
-        self._pace = PaceSignals(None)
+        #: Statistics over steps, for the rules.
+        self.signals: LossSignals | None = None
+        self.validation_signals = ValidationSignals()
+        self.pace_signals = PaceSignals(None)
+        self.text_quality = TextQuality()
+
         self._deviations = SlidingExtreme(LEARNING_RATE_HOLD)
         self._deviation_step = -1
         self._nonfinite_gradient_since: int | None = None
@@ -130,7 +137,7 @@ class RunState:
             case events.Evaluated():
                 self._evaluated(event)
             case events.TextScored():
-                self._text.add(event)
+                self.text_quality.add(event)
             case events.PhaseChanged():
                 if self.state not in events.FINAL_STATES:
                     self.state = event.state
@@ -175,28 +182,12 @@ class RunState:
     def tokens_per_second(self) -> float | None:
         """Non-padding tokens per second of step time, over the last THROUGHPUT_WINDOW_STEPS steps."""
         steps = min(len(self._recent_tokens), len(self._recent_durations))
-        seconds = sum(list(self._recent_durations)[-steps:]) if steps else 0.0
-        return sum(list(self._recent_tokens)[-steps:]) / seconds if seconds > 0 else None
-
-    @property
-    def signals(self) -> LossSignals | None:
-        return self._signals
-
-    @property
-    def validation_signals(self) -> ValidationSignals:
-        return self._validation
-
-    @property
-    def pace_signals(self) -> PaceSignals:
-        return self._pace
-
-    @property
-    def text_quality(self) -> TextQuality:
-        return self._text
+        seconds = sum(islice(reversed(self._recent_durations), steps))
+        return sum(islice(reversed(self._recent_tokens), steps)) / seconds if seconds > 0 else None
 
     @property
     def best_validation_loss(self) -> float | None:
-        return self._validation.best
+        return self.validation_signals.best
 
     @property
     def unsaved_seconds(self) -> float | None:
@@ -218,17 +209,13 @@ class RunState:
             return self.epoch
         return None if self.progress_ratio is None or self.num_epochs is None else self.progress_ratio * self.num_epochs
 
-    @property
-    def gpus(self) -> int | None:
-        """GPUs on which the job trains: the setting `world_size`; unknown without the setting `gpu`."""
+    def _gpus(self) -> int | None:
         if not self.settings.get("gpu"):
             return None
         processes = self.settings.get("world_size", "1")
         return int(processes) if processes.isdecimal() and len(processes) < 7 else 1
 
-    @property
-    def expected_speed(self) -> tuple[str, profile.Band] | None:
-        """GPU model of the profile and tokens per second of the whole job on it; needs the setting `gpu`."""
+    def _expected_speed(self) -> tuple[str, profile.Band] | None:
         found = self.profile.speed_of(self.settings.get("gpu", ""))
         if found is None:
             return None
@@ -240,7 +227,10 @@ class RunState:
 
     def _run_started(self, event: events.RunStarted) -> None:
         self._started = event
-        self.run, self.settings, self.state = event.run, event.settings, "starting"
+        self.run, self.state = event.run, "starting"
+        self.settings = {key: str(value) for key, value in event.settings.items()}
+        self.gpus = self._gpus()
+        self.expected_speed = self._expected_speed()
         self.start_time = event.time if self.start_time is None else self.start_time
         self.tokens = event.tokens or self.tokens
         self.end_time, self.end_reason, self.last_step_time = None, "", None
@@ -251,12 +241,12 @@ class RunState:
         self._recent_durations.clear()
         self._untold_durations.clear()
         # Another process, perhaps on another machine: what was usual for the one before says nothing.
-        self._pace = PaceSignals(event.max_steps)
+        self.pace_signals = PaceSignals(event.max_steps)
         self._deviations, self._deviation_step = SlidingExtreme(LEARNING_RATE_HOLD), -1
         self.learning_rate_deviation_ratio, self._skipped_steps = None, 0
-        if self._signals is None:
+        if self.signals is None:
             points = event.max_steps // max(1, event.logging_steps) if event.max_steps else None
-            self._signals = LossSignals(points, from_start=event.step == 0)
+            self.signals = LossSignals(points, from_start=event.step == 0)
 
     def _at_step(self, event: events.StepEnded | events.LossLogged | events.Evaluated) -> None:
         if self.step is None or event.step >= self.step:
@@ -273,9 +263,9 @@ class RunState:
         if event.duration_seconds is not None:
             self.step_duration.observe(event.duration_seconds)
             self._recent_durations.append(event.duration_seconds)
-            self._pace.add_step(event.duration_seconds)
+            self.pace_signals.add_step(event.duration_seconds)
             if event.tokens is not None:
-                self._pace.add_tokens(event.tokens, event.duration_seconds)
+                self.pace_signals.add_tokens(event.tokens, event.duration_seconds)
             else:
                 self._untold_durations.append(event.duration_seconds)
         if event.data_wait_seconds is not None:
@@ -301,12 +291,12 @@ class RunState:
         if norm is not None:
             self.gradient_norm = norm
             self._gradient_seen(event, overflowed)
-        if self._signals is None:
-            self._signals = LossSignals(None)
-        self._signals.add(loss)
+        if self.signals is None:
+            self.signals = LossSignals(None)
+        self.signals.add(loss)
         self._count_tokens(event.tokens)
         if event.tokens is not None and self._untold_durations:
-            self._pace.add_tokens(event.tokens, self._untold_durations.popleft())
+            self.pace_signals.add_tokens(event.tokens, self._untold_durations.popleft())
         self._add_times(event)
         self._learning_rate(event.step, event.learning_rate)
 
@@ -327,7 +317,7 @@ class RunState:
         self.validation_loss = event.loss
         if not math.isfinite(event.loss):
             self.nonfinite["validation"] += 1
-        self._validation.add(event.loss, self._signals.smoothed if self._signals is not None else None)
+        self.validation_signals.add(event.loss, self.signals.smoothed if self.signals is not None else None)
 
     def _checkpoint_saved(self, event: events.CheckpointSaved) -> None:
         self.checkpoints += 1
@@ -357,11 +347,17 @@ class RunState:
         # Optimizer step number `step` is made after `step - 1` scheduler steps.
         share = schedule_multiplier(started.lr_scheduler, step - 1, started.max_steps, started.warmup_steps)
         self.expected_learning_rate = None if share is None else share * started.peak_learning_rate
-        if step > self._deviation_step:
-            self._deviation_step = step
-            self._compare_learning_rate(started, step, learning_rate)
+        if share is None or started.peak_learning_rate <= 0 or step <= self._deviation_step:
+            return
+        self._deviation_step = step
+        distance = 0.0
+        if abs(learning_rate - share * started.peak_learning_rate) > LEARNING_RATE_ROUNDING:
+            distance = self._learning_rate_distance(started, step, learning_rate)
+        self.learning_rate_deviation_ratio = self._deviations.add(
+            max(0.0, distance - LEARNING_RATE_ROUNDING) / started.peak_learning_rate
+        )
 
-    def _compare_learning_rate(self, started: events.RunStarted, step: int, learning_rate: float) -> None:
+    def _learning_rate_distance(self, started: events.RunStarted, step: int, learning_rate: float) -> float:
         """Distance from the schedule, with the doubt on our side.
 
         Trainers log the rate of the step that was made or of the next one, and a loss scaler that skips an optimizer
@@ -374,10 +370,6 @@ class RunState:
         unseen = min(started.logging_steps - 1, MOST_UNSEEN_STEPS)
         back = 1 + min(self._skipped_steps, MOST_SKIPPED_STEPS) + unseen
         span = schedule_range(started.lr_scheduler, step - back, step, started.max_steps, started.warmup_steps)
-        if span is None or started.peak_learning_rate <= 0:
-            return
+        assert span is not None
         low, high = (share * started.peak_learning_rate for share in span)
-        distance = max(0.0, low - learning_rate, learning_rate - high)
-        self.learning_rate_deviation_ratio = self._deviations.add(
-            max(0.0, distance - LEARNING_RATE_ROUNDING) / started.peak_learning_rate
-        )
+        return max(0.0, low - learning_rate, learning_rate - high)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import random
 import statistics
 import sys
 import tempfile
@@ -19,62 +21,110 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from training_exporter import Monitor, events
 from training_exporter.families import RUN_FAMILIES, collect
+from training_exporter.schedule import schedule_multiplier
 from training_exporter.state import RunState
 
 STEPS = 2000
+ROUNDS = 5
+PEAK, SCHEDULE, WARMUP = 2e-4, "cosine", 10
 
 
-def per_call(call: Callable[[int], object], calls: int = STEPS, rounds: int = 5) -> float:
-    """Median over `rounds` of the mean seconds of a call."""
+def per_call(
+    call: Callable[[int], object],
+    calls: int = STEPS,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Median over `rounds` of the mean seconds of a call; the number of the call, from 1, goes to it."""
     means = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        for n in range(calls):
+    for done in range(0, rounds * calls, calls):
+        began = clock()
+        for n in range(done + 1, done + calls + 1):
             call(n)
-        means.append((time.perf_counter() - began) / calls)
+        means.append((clock() - began) / calls)
     return statistics.median(means)
 
 
-def started(steps: int) -> events.RunStarted:
+def started(steps: int = STEPS * ROUNDS) -> events.RunStarted:
     return events.RunStarted(
-        time=0.0, run="bench", max_steps=steps, peak_learning_rate=2e-4, lr_scheduler="cosine", warmup_steps=10
+        time=0.0,
+        run="bench",
+        max_steps=steps,
+        num_epochs=3.0,
+        peak_learning_rate=PEAK,
+        lr_scheduler=SCHEDULE,
+        warmup_steps=WARMUP,
+        vocabulary_size=32_000,
+        settings={"batch_size": "8", "gpu": "NVIDIA A100-SXM4-80GB"},
     )
 
 
-def step_events(n: int) -> tuple[events.Event, events.Event]:
+def step_events(n: int, steps: int = STEPS * ROUNDS) -> tuple[events.Event, events.Event]:
+    """Step `n` as a live Trainer tells it: no two steps are alike."""
+    noise = random.Random(n).gauss(0.0, 0.05)
+    share = schedule_multiplier(SCHEDULE, n - 1, steps, WARMUP)
+    assert share is not None
     return (
         events.StepEnded(
             time=float(n),
             step=n,
-            epoch=n / 500,
-            tokens=4096,
-            duration_seconds=0.2,
+            epoch=3 * n / steps,
+            tokens=4096 + n % 7,
+            duration_seconds=0.2 + noise / 10,
             data_wait_seconds=0.01,
             forward_backward_seconds=0.12,
             optimizer_seconds=0.05,
-            learning_rate=1e-4,
+            learning_rate=share * PEAK,
         ),
-        events.LossLogged(time=float(n), step=n, loss=1.0 + n % 7 / 10, gradient_norm=1.0),
+        events.LossLogged(time=float(n), step=n, loss=1.0 + 1.0 / n + noise, gradient_norm=1.0 + noise),
     )
 
 
 def state_and_families() -> list[tuple[str, float]]:
-    """An event through the run state, and through the state and all families, as in a backtest."""
-    state = RunState()
-    state.apply(started(STEPS))
+    """An event through the run state, and through the state and all families; seconds of a core, not of the clock,
+    so that what else the machine does counts little."""
+    made = [event for n in range(1, STEPS * ROUNDS + 1) for event in step_events(n)]
+
+    def fresh() -> RunState:
+        state = RunState()
+        state.apply(started())
+        return state
+
+    state, read = fresh(), fresh()
 
     def applied(n: int) -> None:
-        for event in step_events(n):
-            state.apply(event)
+        state.apply(made[2 * n - 2])
+        state.apply(made[2 * n - 1])
+
+    def applied_and_read(n: int) -> None:
+        read.apply(made[n - 1])
+        for family in RUN_FAMILIES:
+            family.read(read)
 
     def collected(n: int) -> None:
         for _ in collect(RUN_FAMILIES, state, {"run": "bench"}):
             pass
 
+    clock = time.process_time
     return [
-        ("an event through the run state", per_call(applied) / 2),
-        ("all families read once (a scrape)", per_call(collected, 300)),
+        ("an event through the run state", per_call(applied, clock=clock) / 2),
+        ("an event through the run state and all families", per_call(applied_and_read, clock=clock)),
+        ("all families as prometheus_client has them", per_call(collected, 100, clock=clock)),
     ]
+
+
+def memory() -> list[tuple[str, int]]:
+    """Bytes of the run state after a short run and after a long one."""
+    state, rows = RunState(), []
+    state.apply(started(100_000))
+    for n in range(1, 100_001):
+        for event in step_events(n, 100_000):
+            state.apply(event)
+        if n % 500 == 0:
+            state.apply(events.Evaluated(time=float(n), step=n, loss=2.0))
+        if n in {1_000, 10_000, 100_000}:
+            rows.append((f"run state after {n:,} steps", len(pickle.dumps(state))))
+    return rows
 
 
 def loggers(folder: Path) -> list[tuple[str, float]]:
@@ -84,7 +134,7 @@ def loggers(folder: Path) -> list[tuple[str, float]]:
     from transformers.integrations import TensorBoardCallback
 
     monitor = Monitor("bench", output_dir=folder / "ours", port=0, gpu=False, linger_seconds=0)
-    monitor.emit(started(STEPS))
+    monitor.emit(started())
 
     def ours(n: int) -> None:
         for event in step_events(n):
@@ -174,7 +224,7 @@ def lengthened_step(folder: Path) -> list[tuple[str, float]]:
 def scrapes(folder: Path) -> list[tuple[str, float]]:
     """A scrape over HTTP of a run with everything known."""
     monitor = Monitor("bench", output_dir=folder / "scrape", port=0, gpu=False, linger_seconds=0)
-    monitor.emit(started(STEPS))
+    monitor.emit(started())
     for n in range(1, 200):
         for event in step_events(n):
             monitor.emit(event)
@@ -193,14 +243,21 @@ def scrapes(folder: Path) -> list[tuple[str, float]]:
 def show(title: str, rows: list[tuple[str, float]], base: int) -> None:
     print(f"\n{title}")
     for name, seconds in rows:
-        print(f"  {name:46} {seconds * 1e6:12.2f} us {seconds / rows[base][1]:9.3f} x")
+        print(f"  {name:48} {seconds * 1e6:10.2f} us {seconds / rows[base][1]:9.3f} x")
+
+
+def show_memory(rows: list[tuple[str, int]]) -> None:
+    print("\nMemory")
+    for name, size in rows:
+        print(f"  {name:48} {size:10} B  {size / rows[0][1]:9.3f} x")
 
 
 def main() -> int:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        show("Cost of an event", state_and_families(), 0)
+        show("Cost of an event, on one core", state_and_families(), 0)
+        show_memory(memory())
         show("Inside the training loop, per logged step", loggers(folder), 2)
         show("The training step itself, toggled within one training", lengthened_step(folder), 0)
         show("Scrape over HTTP", scrapes(folder), 0)
