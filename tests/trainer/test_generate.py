@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from trading_llm.dataset import (
     ACTIONS,
     Record,
-    load_records,
     prompt_and_completion,
     simulated_dataset,
     write_dataset,
 )
 from trading_llm.errors import UsageError
+from trading_llm.examples import read_examples
 from trading_llm.explain import decide, explain, read, sentences
 from trading_llm.market import market_states, simulate
 from trading_llm.ohlcv import read_ohlcv
@@ -147,8 +147,8 @@ def test_bars_are_possible() -> None:
 
 def test_dataset_survives_the_file(tmp_path: Path, records: list[Record]) -> None:
     training, evaluation = write_dataset(tmp_path / "new" / "place", records, records[:5])
-    assert load_records(training) == records
-    assert load_records(evaluation) == records[:5]
+    assert read_examples(training) == records
+    assert read_examples(evaluation) == records[:5]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_wrong_records_are_named(tmp_path: Path, content: str, words: str) -> No
     path = tmp_path / "train.json"
     path.write_text(content)
     with pytest.raises(UsageError, match=re.escape(words)) as caught:
-        load_records(path)
+        read_examples(path)
     assert str(path) in str(caught.value)
 
 
@@ -192,8 +192,8 @@ def test_own_bars_become_a_dataset(tmp_path: Path) -> None:
     for file in (source, parquet):
         done = command("generate", "--ohlcv", str(file), "--output-dir", str(tmp_path / file.suffix))
         assert done.returncode == 0, done.stderr
-    training, evaluation = (load_records(tmp_path / ".csv" / name) for name in ("train_data.json", "eval_data.json"))
-    assert load_records(tmp_path / ".parquet" / "train_data.json") == training
+    training, evaluation = (read_examples(tmp_path / ".csv" / name) for name in ("train_data.json", "eval_data.json"))
+    assert read_examples(tmp_path / ".parquet" / "train_data.json") == training
     assert {record.symbol for record in training} == {"ACME"}
     assert max(record.timestamp for record in training) < min(record.timestamp for record in evaluation)
     assert json.loads((tmp_path / ".csv" / "train_data.json").read_text())[0]["market_state"]["rsi_14"]

@@ -143,8 +143,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
     steps, rate = _number(int, 1), _number(float, 0, 1, above=True)
     add("base_model", _name, "a Hub name (downloaded), a local directory, or the tiny model of this package")
-    add("train_data", Path, "JSON records", f"{default.train_path}, generated if missing")
-    add("eval_data", Path, "JSON records", "eval_data.json beside train_data.json, where there is one")
+    add("train_data", Path, "records as .json, .jsonl or .parquet", f"{default.train_path}, generated if missing")
+    add("eval_data", Path, "the same, for validation", "eval_data.json beside train_data.json, where there is one")
+    add("eval_share", _number(float, 0, 0.5), "share of the training data that is for validation, where no other is")
+    add("chat_template", Path, "Jinja template for prompts and answers", "the base model's own")
     add("output_dir", Path, "adapter, checkpoints, runs/ for TensorBoard, journal.jsonl")
     add("run_name", _name, "label of the run in the metrics", "output directory and time")
     add("num_epochs", _number(float, 0, 10_000, above=True), "passes over the training data")

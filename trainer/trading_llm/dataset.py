@@ -7,7 +7,8 @@ A file is a JSON array of records::
      "action": "BUY" | "SELL" | "HOLD",
      "explanation": "RSI at 71.3 is ..."}
 
-`market_state` may hold any named figures; `prompt_and_completion` is the only place that turns a record into text.
+`market_state` may hold any named figures; `prompt_and_completion` is the only place that turns a record into text,
+`examples.read_examples` the one that reads such files.
 """
 
 import json
@@ -116,46 +117,3 @@ def write_dataset(directory: Path, train: list[Record], evaluation: list[Record]
     except OSError as error:
         raise UsageError(f"cannot write {error.filename or directory}: {error.strerror}") from None
     return paths
-
-
-def load_records(path: Path) -> list[Record]:
-    """Read and check a dataset file.
-
-    Raises UsageError naming the file and the record for anything that is not as documented at the top of this module.
-    """
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: byte {error.start} is not UTF-8; allowed: a JSON array of records") from None
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}: line {error.lineno}: {error.msg}; allowed: a JSON array of records") from None
-    if not isinstance(items, list) or not items:
-        raise UsageError(f"{path}: found {_shown(items)}; allowed: a JSON array with at least one record")
-    return [_checked(path, number, item) for number, item in enumerate(items, 1)]
-
-
-def _checked(path: Path, number: int, item: object) -> Record:
-    def complain(key: str, found: object, allowed: str) -> UsageError:
-        return UsageError(f"{path}: record {number}: {key}: found {_shown(found)}; allowed: {allowed}")
-
-    if not isinstance(item, dict):
-        raise complain("record", item, "an object with symbol, timestamp, market_state, action, explanation")
-    for key in ("symbol", "timestamp", "explanation"):
-        if not isinstance(item.get(key), str) or not item[key].strip():
-            raise complain(key, item.get(key, "nothing"), "a text that is not empty")
-    if item.get("action") not in ACTIONS:
-        raise complain("action", item.get("action", "nothing"), ", ".join(ACTIONS))
-    state = item.get("market_state")
-    if not isinstance(state, dict) or not state:
-        raise complain("market_state", item.get("market_state", "nothing"), "an object of named figures")
-    for name, value in state.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise complain(f"market_state.{name}", value, "a finite number")
-    return Record(item["symbol"], item["timestamp"], state, item["action"], item["explanation"])
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from trading_llm.data import IGNORED, Batch, Completions
+from trading_llm.batches import Batch
+from trading_llm.data import IGNORED, Completions
 from trading_llm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -232,7 +234,7 @@ def _(data: Data, vocabulary: int) -> None:
     for i, (item, cut) in enumerate(zip(items, split, strict=True)):
         answer = answers[(i + 1) % len(answers)]
         item["input_ids"] = item["input_ids"][:cut] + answer
-        item["labels"] = [IGNORED] * cut + answer
+        item["labels"] = array("i", [IGNORED]) * cut + answer
 
 
 @_prepared("initial_perplexity", "all token ids are permuted, as by the tokenizer of another model")
@@ -241,8 +243,8 @@ def _(data: Data, vocabulary: int) -> None:
     random.Random(0).shuffle(permutation)
     for part in data:
         for item in part.items if part is not None else ():
-            item["input_ids"] = [permutation[i] for i in item["input_ids"]]
-            item["labels"] = [i if i == IGNORED else permutation[i] for i in item["labels"]]
+            item["input_ids"] = array("i", [permutation[i] for i in item["input_ids"]])
+            item["labels"] = array("i", [i if i == IGNORED else permutation[i] for i in item["labels"]])
 
 
 def listing() -> str:

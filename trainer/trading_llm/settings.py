@@ -23,7 +23,9 @@ class TrainSettings:
 
     base_model: str = EMBEDDED  # or a local directory or a Hub name, which is downloaded
     train_data: Path | None = None  # default: the embedded dataset, generated if it is not there
-    eval_data: Path | None = None  # default: eval_data.json beside the training data, where there is one
+    eval_data: Path | None = None  # default: eval_data.json beside the training data, else a share of it
+    eval_share: float = 0.05  # of the training data, for validation, where no other data is
+    chat_template: Path | None = None  # default: the base model's own, plain text where it has none
     output_dir: Path = Path("models/trading_llm")
     run_name: str | None = None  # default: the exporter's (output directory and time)
     num_epochs: float = 3.0

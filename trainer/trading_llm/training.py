@@ -5,6 +5,8 @@ import random
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,12 +19,15 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.integrations import TensorBoardCallback
 
 from trading_llm import inject
-from trading_llm.data import Collator, Completions
-from trading_llm.dataset import EVAL_FILE, TRAIN_FILE, load_records, simulated_dataset, write_dataset
+from trading_llm.batches import Collator
+from trading_llm.data import Completions, split
+from trading_llm.dataset import EVAL_FILE, TRAIN_FILE, simulated_dataset, write_dataset
 from trading_llm.errors import UsageError
+from trading_llm.examples import Example, read_examples
 from trading_llm.model import add_lora, load_base
 from trading_llm.report import ConsoleReport
 from trading_llm.settings import TrainSettings
+from trading_llm.texts import use_chat_template
 from training_exporter import PortTaken, ProfileError, PrometheusCallback, attach
 
 
@@ -44,7 +49,6 @@ def train(settings: TrainSettings) -> Path:
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     injection = inject.parse(settings.inject) if settings.inject else None
-    paths = dataset_paths(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     random.seed(settings.seed)
@@ -52,12 +56,16 @@ def train(settings: TrainSettings) -> Path:
     torch.manual_seed(settings.seed)
     make_directory(settings.output_dir)
 
-    records = [load_records(path) if path else None for path in paths]
+    sources = read_sources(settings)
     base, tokenizer = load_base(settings.base_model, settings.quantization)
+    use_chat_template(tokenizer, settings.chat_template)
     data, evaluation = (
-        Completions(part, tokenizer, settings.max_length, str(path)) if part else None
-        for part, path in zip(records, paths, strict=True)
+        Completions(source.examples, tokenizer, settings.max_length, source.name) if source.examples else None
+        for source in sources
     )
+    print(f"Training data: {sources[0].name}: {data.statistics}")
+    if evaluation is not None:
+        print(f"Validation data: {sources[1].name}: {evaluation.statistics}")
     if injection is not None and injection.fault.needs_evaluation and evaluation is None:
         raise UsageError(f"--inject: found {injection.fault.sign!r} without validation data; allowed: with --eval-data")
     if injection is not None and injection.fault.prepare is not None:
@@ -105,16 +113,29 @@ def train(settings: TrainSettings) -> Path:
     return settings.output_dir
 
 
-def dataset_paths(settings: TrainSettings) -> tuple[Path, Path | None]:
-    """(training, evaluation) files; the embedded dataset is written first when no file was named and none is there."""
+@dataclass(frozen=True)
+class Source:
+    """Examples and where they came from, as messages name it."""
+
+    name: str
+    examples: Sequence[Example]
+
+
+def read_sources(settings: TrainSettings) -> tuple[Source, Source]:
+    """(training, validation); the embedded dataset is written first when no file was named and none is there."""
     training = settings.train_path
     if settings.train_data is None and not training.exists():
         print(f"No training data named: writing the embedded dataset to {training.parent}", flush=True)
         write_dataset(training.parent, *simulated_dataset())
     beside = training.parent / EVAL_FILE
-    if settings.eval_data is None and training.name == TRAIN_FILE and beside.exists():
-        return training, beside
-    return training, settings.eval_data
+    validation = settings.eval_data
+    if validation is None and training.name == TRAIN_FILE and beside.exists():
+        validation = beside
+    examples = read_examples(training)
+    if validation is not None:
+        return Source(str(training), examples), Source(str(validation), read_examples(validation))
+    kept, held = split(examples, settings.eval_share, settings.seed)
+    return Source(str(training), kept), Source(f"{len(held)} records of {training}", held)
 
 
 def make_directory(path: Path) -> None:
