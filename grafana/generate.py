@@ -12,9 +12,14 @@ sys.path.insert(0, str(HERE))
 
 from generator import gpus, training  # noqa: E402
 from generator.facts import GeneratorError  # noqa: E402
+from generator.wall import layout as wall  # noqa: E402
 
 #: File name -> the function that makes the dashboard.
-FILES = {"gpu.json": gpus.dashboard, "training.json": training.dashboard}
+FILES = {
+    "gpu.json": gpus.dashboard,
+    "training.json": training.dashboard,
+    "wall.json": wall.dashboard,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

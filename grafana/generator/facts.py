@@ -40,6 +40,7 @@ class Alert:
     expr: str
     summary: str
     file: Path
+    sign: str | None = None  # what the rule is about; the watch over the watch has none
 
 
 def _rules(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -64,10 +65,16 @@ def alerts() -> tuple[Alert, ...]:
             continue
         try:
             summary = rule["annotations"]["summary"]
-            found.append(Alert(rule["alert"], rule["labels"]["severity"], rule["expr"], summary, file))
+            labels = rule["labels"]
+            found.append(Alert(rule["alert"], labels["severity"], rule["expr"], summary, file, labels.get("sign")))
         except KeyError as error:
             raise GeneratorError(f"{file}: alert {rule['alert']}: key {error} is missing") from None
     return tuple(found)
+
+
+def signs() -> frozenset[str]:
+    """What alerts can be about: the values of their label `sign`."""
+    return frozenset(alert.sign for alert in alerts() if alert.sign)
 
 
 @cache

@@ -41,6 +41,13 @@ def settings(labels: tuple[str, ...]) -> str:
     )
 
 
+def where(series: str) -> str:
+    """The series with a label `where`: their run, else GPU, else target, whichever there is."""
+    for label, text in (("instance", "$1"), ("gpu", "GPU $1"), ("run", "$1")):  # the last one that exists counts
+        series = f'label_replace({series}, "where", "{text}", "{label}", "(.+)")'
+    return series
+
+
 def firing() -> str:
     """What fires, one row per alert: alertname, severity, what (name/severity), where; since when, in milliseconds.
 
@@ -48,9 +55,7 @@ def firing() -> str:
     """
 
     def listed(series: str) -> str:
-        for label, text in (("instance", "$1"), ("gpu", "GPU $1"), ("run", "$1")):  # the last one that exists counts
-            series = f'label_replace({series}, "where", "{text}", "{label}", "(.+)")'
-        what = f'label_join({series}, "what", "/", "alertname", "severity")'
+        what = f'label_join({where(series)}, "what", "/", "alertname", "severity")'
         return f"max by (alertname, severity, what, where) ({what})"
 
     def since(severity: str) -> str:

@@ -1,7 +1,7 @@
-"""How our panels look: the house defaults, once. Colours are Grafana's named ones, which fit both themes.
+"""How our panels look: the house defaults, once.
 
-Blue and orange are told apart by everybody; green, orange and red mean good, look, act, and never stand without a word
-or a number beside them.
+Colours fit both themes, and a test sees to it that colour-blind people can tell those of a set apart. Those that mean
+something never stand without a word or a number beside them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,14 @@ from typing import Any
 
 from generator.model import Json, Panel, Target
 
-MAIN, SECOND, THIRD, REFERENCE = "blue", "orange", "purple", "#8e8e8e"
-GOOD, LOOK, ACT, NEUTRAL = "green", "orange", "red", "#8e8e8e"
+#: Lines of a chart; REFERENCE is what they are compared with.
+MAIN, SECOND, THIRD, REFERENCE = "#5794f2", "#ff9830", "#d45ca0", "#8e8e8e"
+
+#: What a text or a mark means.
+GOOD, LOOK, ACT, NEUTRAL = "#2ec4a0", "#ff9830", "#e02f44", "#8e8e8e"
+
+#: The same as a whole tile, under white or black text; DONE: it is over, and well.
+FINE, WARN, ALARM, DONE, IDLE = "#1a9a6c", "#ffb000", "#b5122e", "#2563d9", "#565b66"
 
 #: The main colour behind its own smoothed line.
 MAIN_FAINT = "rgba(87, 148, 242, 0.75)"
@@ -40,14 +46,14 @@ def line(color: str, width: int = 2, *, dash: bool = False, points: bool = False
 
 
 def band(lower: Target, upper: Target, color: str, opacity: int = 18) -> tuple[Target, Target]:
-    """Two queries of one chart as a filled band without border lines; their legends must be unlike all others'."""
-    edge = {
-        "color": fixed(color),
-        "custom.lineWidth": 0,
-        "custom.hideFrom": {"legend": False, "tooltip": False, "viz": False},
-    }
+    """Two queries of one chart as a filled band without border lines; their legends must be unlike all others'.
+
+    The legend shows the upper one alone.
+    """
+    edge = {"color": fixed(color), "custom.lineWidth": 0}
+    hidden = {"custom.hideFrom": {"legend": True, "tooltip": False, "viz": False}}
     return (
-        replace(lower, properties={**edge, **lower.properties}),
+        replace(lower, properties={**edge, **hidden, **lower.properties}),
         replace(
             upper,
             properties={**edge, "custom.fillBelowTo": lower.legend, "custom.fillOpacity": opacity, **upper.properties},
@@ -97,12 +103,18 @@ def tile(
     color_mode: str = "value",
     graph: bool = True,
     names: bool = False,
+    wide: bool = True,
+    center: bool = False,
     value_size: int | None = 46,
     mappings: Sequence[Json] = (),
+    overrides: Sequence[Json] = (),
     runbooks: Sequence[str] = (),
     **defaults: Any,
 ) -> Panel:
-    """A stat: the last value, large, over its course in the time range. `value_size` None fits the text to the tile."""
+    """A stat: the last value, large, over its course in the time range. `value_size` None fits the text to the tile.
+
+    `names`: with the name of the series, beside the value where the tile is `wide`, else above it.
+    """
     text: Json = {"valueSize": value_size, **({"titleSize": 16} if names else {})} if value_size else {}
     return Panel(
         id,
@@ -119,18 +131,59 @@ def tile(
             "thresholds": steps((None, GOOD)),
             **defaults,
         },
-        options={
+        overrides,
+        {
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
             "colorMode": color_mode,
             "graphMode": "area" if graph else "none",
-            "justifyMode": "auto",
+            "justifyMode": "center" if center else "auto",
             "orientation": "horizontal",
             "textMode": "value_and_name" if names else "value",
-            "wideLayout": True,
+            "wideLayout": wide,
             "showPercentChange": False,
             "text": text,
         },
         runbooks=runbooks,
+    )
+
+
+def progress_bar(
+    id: int,
+    title: str,
+    description: str,
+    targets: Sequence[Target],
+    grid: Grid,
+    *,
+    color: str,
+    no_value: str = NO_RUN,
+) -> Panel:
+    """A bar that fills from 0 to 100 %, with the number beside it."""
+    return Panel(
+        id,
+        "bargauge",
+        title,
+        description,
+        targets,
+        grid,
+        {
+            "color": fixed(color),
+            "unit": "percentunit",
+            "decimals": 0,
+            "min": 0,
+            "max": 1,
+            "noValue": no_value,
+            "mappings": [missing(no_value)],
+            "thresholds": steps((None, color)),
+        },
+        options={
+            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "displayMode": "basic",
+            "orientation": "horizontal",
+            "valueMode": "text",
+            "namePlacement": "hidden",
+            "showUnfilled": True,
+            "sizing": "auto",
+        },
     )
 
 
@@ -144,10 +197,12 @@ def chart(
     no_value: str = NO_RUN,
     custom: Json | None = None,
     legend: bool = True,
+    last: bool = True,
     runbooks: Sequence[str] = (),
     **defaults: Any,
 ) -> Panel:
-    """A time series: thin grid, no points, the last values in the legend, one tooltip for all lines."""
+    """A time series: thin grid, no points, one tooltip for all lines; in the legend the `last` values, too."""
+    calcs = ["lastNotNull"] if last else []
     look = {
         "drawStyle": "line",
         "lineInterpolation": "linear",
@@ -180,7 +235,7 @@ def chart(
             **defaults,
         },
         options={
-            "legend": {"showLegend": legend, "displayMode": "list", "placement": "bottom", "calcs": ["lastNotNull"]},
+            "legend": {"showLegend": legend, "displayMode": "list", "placement": "bottom", "calcs": calcs},
             "tooltip": {"mode": "multi", "sort": "none", "hideZeros": False},
         },
         runbooks=runbooks,

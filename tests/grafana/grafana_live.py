@@ -19,8 +19,8 @@ import yaml
 
 from training_exporter.events import Evaluated, LossLogged, PhaseChanged, RunStarted, StepEnded
 from training_exporter.monitor import Monitor
-from training_exporter.stack.binaries import PROMETHEUS
-from training_exporter.stack.servers import Stack, free_port
+from training_exporter.stack import binaries
+from training_exporter.stack.servers import Child, Stack, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 HEALTHY, BROKEN = "healthy-run.1", 'broken "run"'
@@ -75,7 +75,7 @@ def record(directory: Path) -> Iterator[Recording]:
     """Starts the servers, makes the runs, and leaves Prometheus running while the caller looks."""
     targets = directory / "targets"
     with Stack(directory) as stack:
-        url = _prometheus(stack, directory, targets)
+        url = start_prometheus(stack, directory, targets, pace="1s").url
         gpu = [sys.executable, "-m", "training_exporter.cli", "gpu", "--replay", "healthy", "--port", "0"]
         stack.start("gpu", [*gpu, "--targets-dir", str(targets)])
         monitors = {
@@ -90,11 +90,15 @@ def record(directory: Path) -> Iterator[Recording]:
                 monitor.close()
 
 
-def _prometheus(stack: Stack, directory: Path, targets: Path) -> str:
-    """Starts it with the project's own configuration at a second's pace; returns its URL."""
+def start_prometheus(stack: Stack, directory: Path, targets: Path, pace: str | None = None) -> Child:
+    """Starts it with the project's own configuration and rules, but for the `pace` of all of them; returns when ready.
+
+    It scrapes what announces itself in `targets`. Its data lie in `directory`/data. Raises StackError.
+    """
     port = free_port(0)
     config = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
-    config["global"].update(scrape_interval="1s", evaluation_interval="1s")
+    if pace:
+        config["global"].update(scrape_interval=pace, evaluation_interval=pace)
     config["rule_files"] = ["*.rules.yml"]
     config["alerting"]["alertmanagers"] = []
     config["scrape_configs"][0]["file_sd_configs"] = [{"files": [f"{targets}/*.json"], "refresh_interval": "1s"}]
@@ -103,24 +107,19 @@ def _prometheus(stack: Stack, directory: Path, targets: Path) -> str:
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     for file in [*(ROOT / "prometheus" / "rules").glob("*.yml"), *(ROOT / "alerts" / "rules").glob("*.yml")]:
         rules = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for group in rules["groups"]:
+        for group in rules["groups"] if pace else ():
             group.pop("interval", None)
         text = yaml.safe_dump(rules, allow_unicode=True)
         (directory / f"{file.parent.parent.name}-{file.stem}.rules.yml").write_text(text, encoding="utf-8")
-    program = PROMETHEUS.find()
-    assert program is not None
-    child = stack.start(
-        "prometheus",
-        [
-            program,
-            f"--config.file={directory / 'prometheus.yml'}",
-            f"--storage.tsdb.path={directory / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        url=f"http://127.0.0.1:{port}",
-    )
+    command = [
+        binaries.require((binaries.PROMETHEUS,))["prometheus"],
+        f"--config.file={directory / 'prometheus.yml'}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    child = stack.start("prometheus", command, url=f"http://127.0.0.1:{port}")
     child.wait_ready("/-/ready")
-    return child.url
+    return child
 
 
 def _runs(recording: Recording, monitors: dict[str, Monitor]) -> None:
@@ -134,7 +133,12 @@ def _runs(recording: Recording, monitors: dict[str, Monitor]) -> None:
                 num_epochs=2.0,
                 peak_learning_rate=PEAK,
                 lr_scheduler="linear",
-                settings={"base_model": "tiny", "batch_size": "8", "learning_rate": f"{PEAK:g}"},
+                settings={
+                    "base_model": "tiny",
+                    "batch_size": "8",
+                    "learning_rate": f"{PEAK:g}",
+                    "gpu": "NVIDIA A100-SXM4-80GB",  # the profile knows what it should give
+                },
             )
         )
     for step in range(1, STEPS + 1):

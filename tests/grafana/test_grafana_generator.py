@@ -13,7 +13,7 @@ from typing import Any
 import generate as generate_command
 import pytest
 import yaml
-from generator import facts, family, training
+from generator import facts, family, style, training
 from generator.facts import GeneratorError
 from generator.model import Dashboard, Panel, Target
 from generator.style import chart
@@ -107,7 +107,7 @@ def test_gpu_memory_thresholds_are_the_alerts(title: str) -> None:
     steps = found["fieldConfig"]["defaults"]["thresholds"]["steps"]
     limits = [float(gpu_rule(severity)["expr"].split(">")[-1]) for severity in ("warning", "critical")]
     assert [step["value"] for step in steps] == [None, *limits]
-    assert [step["color"] for step in steps[1:]] == ["orange", "red"]
+    assert [step["color"] for step in steps[1:]] == [style.LOOK, style.ACT]
 
 
 def test_the_alert_line_of_the_loss_is_the_alerts() -> None:

@@ -160,8 +160,10 @@ def test_queries(dashboard: Dashboard) -> None:
         assert set(facts.metrics_in(expr)) <= facts.metrics()
         for ranged in re.findall(r"\b(?:rate|irate|increase)\([^\[]*\[([^\]]*)\]", expr):
             assert ranged == "$__rate_interval", expr
+        # `last_over_time`: how many so far, told as a number.
         for counter in re.findall(r"\b\w+(?:_total|_sum|_count|_bucket)\b", expr):
-            assert re.search(rf"\b(?:rate|irate|increase)\({counter}\b", expr), f"{counter} is a counter: {expr}"
+            used = rf"\b(?:rate|irate|increase|last_over_time)\({counter}\b"
+            assert re.search(used, expr), f"{counter} is a counter: {expr}"
         if not target["instant"]:
             assert len(panel["targets"]) == 1 or target["legendFormat"], f"{panel['title']} {target['refId']}: legend"
 

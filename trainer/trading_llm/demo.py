@@ -124,9 +124,9 @@ class Demo:
             return f"did not start: {error}"
         if child is None:
             return "not on PATH, so no dashboard here (docker compose up has it)"
-        # A run of minutes would be lost in the dashboard's usual hour; its runbooks are on this inbox' port.
+        # The wall. A run of minutes would be lost in its usual hour; its runbooks are on this inbox' port.
         shown = {"var-run": self.work.name, "var-runbooks": f"{servers.inbox.url}/runbooks", "refresh": "5s"}
-        return f"{child.url}/d/llm-training?{urlencode({'from': 'now-15m', 'to': 'now', **shown})}"
+        return f"{child.url}/d/llm-training-wall?{urlencode({'from': 'now-15m', 'to': 'now', **shown})}"
 
     def _start_gpu(self, stack: Stack, servers: Servers) -> str:
         """The GPU exporter: of this machine's GPUs, or of a recorded one. Returns what to tell about it."""

@@ -172,7 +172,7 @@ def start_grafana(stack: Stack, servers: Servers, work: Path) -> Child | None:
         "GF_PATHS_LOGS": str(data / "log"),
         "GF_PATHS_PLUGINS": str(data / "plugins"),
         "GF_PATHS_PROVISIONING": str(grafana / "provisioning"),
-        "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(grafana / "dashboards" / "training.json"),
+        "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(grafana / "dashboards" / "wall.json"),
         "PROMETHEUS_URL": servers.prometheus.url,
         "DASHBOARDS_DIR": str(grafana / "dashboards"),
     }
