@@ -24,7 +24,33 @@ RECORDING_RULES = ROOT / "prometheus" / "rules"
 PROMETHEUS_CONFIG = ROOT / "prometheus" / "prometheus.yml"
 
 #: Series that Prometheus itself makes.
-BUILT_IN = ("up", "ALERTS", "ALERTS_FOR_STATE")
+BUILT_IN = ("up", "scrape_duration_seconds", "scrape_samples_scraped", "ALERTS", "ALERTS_FOR_STATE")
+
+#: What we use of the figures of Prometheus and Alertmanager about themselves, in 2.42 and 3.x, 0.25 and later.
+OF_THE_SERVERS = (
+    "alertmanager_config_last_reload_successful",
+    "alertmanager_notifications_failed_total",
+    "alertmanager_notifications_total",
+    "prometheus_config_last_reload_successful",
+    "prometheus_notifications_dropped_total",
+    "prometheus_notifications_errors_total",
+    "prometheus_notifications_sent_total",
+    "prometheus_rule_evaluation_failures_total",
+    "prometheus_rule_group_interval_seconds",
+    "prometheus_rule_group_iterations_missed_total",
+    "prometheus_rule_group_last_duration_seconds",
+    "prometheus_sd_discovered_targets",
+    "prometheus_sd_file_read_errors_total",
+    "prometheus_target_interval_length_seconds",
+    "prometheus_target_scrape_pool_exceeded_label_limits_total",
+    "prometheus_target_scrape_pool_exceeded_target_limit_total",
+    "prometheus_target_scrapes_exceeded_body_size_limit_total",
+    "prometheus_target_scrapes_exceeded_sample_limit_total",
+    "prometheus_target_scrapes_sample_duplicate_timestamp_total",
+    "prometheus_target_scrapes_sample_out_of_order_total",
+    "prometheus_tsdb_head_series",
+    "prometheus_tsdb_storage_blocks_bytes",
+)
 
 
 class GeneratorError(Exception):
@@ -79,11 +105,11 @@ def signs() -> frozenset[str]:
 
 @cache
 def metrics() -> frozenset[str]:
-    """Every series name that a query may use: the exporter's families, recording rules, Prometheus' own."""
+    """Every series name that a query may use: the exporter's families, recording rules, the servers' own."""
     families = (*RUN_FAMILIES, *GPU_FAMILIES, *MONITOR_FAMILIES, *COLLECTOR_FAMILIES)
     names = {sample for family in families for sample in family.sample_names}
     recorded = {rule["record"] for _, rule in _rules(RECORDING_RULES) if "record" in rule}
-    return frozenset({*names, *recorded, *BUILT_IN})
+    return frozenset({*names, *recorded, *BUILT_IN, *OF_THE_SERVERS})
 
 
 def threshold(alert: str, severity: str, metric: str) -> float:

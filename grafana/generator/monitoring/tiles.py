@@ -1,0 +1,137 @@
+"""One tile for each thing that can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from generator.model import Panel, Target
+from generator.monitoring.common import NO_ALERTMANAGER, NO_EXPORTER, NO_PROMETHEUS
+from generator.style import (
+    ACT,
+    GOOD,
+    LOOK,
+    Grid,
+    steps,
+    tile,
+    words,
+)
+
+
+def count(
+    id: int,
+    title: str,
+    description: str,
+    expr: str,
+    grid: Grid,
+    no_value: str,
+    *,
+    color: str = ACT,
+    runbooks: Sequence[str] = (),
+) -> Panel:
+    """How many of something bad there are: green at 0, else `color`."""
+    return tile(
+        id,
+        title,
+        description,
+        [Target(expr, instant=True)],
+        grid,
+        no_value=no_value,
+        color={"mode": "thresholds"},
+        color_mode="background_solid",
+        graph=False,
+        value_size=32,
+        unit="locale",
+        decimals=0,
+        thresholds=steps((None, GOOD), (0.5, color)),
+        runbooks=runbooks,
+    )
+
+
+def alerting(id: int, grid: Grid) -> Panel:
+    return tile(
+        id,
+        "Alert rules",
+        "The Watchdog is an alert that always fires: while it does, the alert rules are evaluated. Good: they work.",
+        [Target('max(ALERTS{alertname="Watchdog",alertstate="firing"}) or vector(0)', instant=True)],
+        grid,
+        no_value="no answer",
+        color_mode="background_solid",
+        graph=False,
+        value_size=32,
+        mappings=[words({"1": ("work", GOOD), "0": ("silent", ACT)})],
+        runbooks=["Watchdog"],
+    )
+
+
+def tiles() -> list[Panel]:
+    def grid(place: int) -> Grid:
+        return (3 * place, 0, 3, 3)
+
+    lost = " + ".join(
+        f"sum(increase(prometheus_notifications_{what}_total[$__range]))" for what in ("errors", "dropped")
+    )
+    return [
+        alerting(1, grid(0)),
+        count(
+            2,
+            "Targets down",
+            "Exporters and servers that Prometheus cannot scrape now. A run that was killed leaves its target behind. "
+            "Good: 0.",
+            "count(up == 0) or 0 * count(up)",
+            grid(1),
+            "nothing is scraped",
+            runbooks=["TargetDown"],
+        ),
+        count(
+            3,
+            "Failed evaluations",
+            "Evaluations of rules that failed in the time range: such a rule says nothing. Good: 0.",
+            "sum(increase(prometheus_rule_evaluation_failures_total[$__range]))",
+            grid(2),
+            NO_PROMETHEUS,
+        ),
+        count(
+            4,
+            "Lost before Alertmanager",
+            "Alerts that Prometheus could not hand to Alertmanager in the time range. Good: 0.",
+            lost,
+            grid(3),
+            NO_PROMETHEUS,
+        ),
+        count(
+            5,
+            "Messages not sent",
+            "Notifications to Slack or e-mail that failed in the time range; Alertmanager tries each again. Good: 0.",
+            "sum(increase(alertmanager_notifications_failed_total[$__range]))",
+            grid(4),
+            NO_ALERTMANAGER,
+        ),
+        count(
+            6,
+            "Exporter errors",
+            "Errors of the monitoring that were kept from the trainings, in all processes of the time range. Good: 0; "
+            "their log says more.",
+            "sum(max_over_time(training_exporter_callback_errors_total[$__range])) "
+            "or 0 * sum(max_over_time(training_exporter_build_info[$__range]))",
+            grid(5),
+            NO_EXPORTER,
+        ),
+        count(
+            7,
+            "Journal: events lost",
+            "Events that could not be written to the journals of the runs in the time range: a full or slow disk. "
+            "Good: 0.",
+            "sum(max_over_time(training_exporter_journal_dropped_events_total[$__range]))",
+            grid(6),
+            NO_EXPORTER,
+        ),
+        count(
+            8,
+            "Collectors failing",
+            "Parts of the exporters' pages that could not be read at the last scrape, such as a GPU's driver. Good: 0.",
+            "sum(1 - training_exporter_collector_success)",
+            grid(7),
+            NO_EXPORTER,
+            color=LOOK,
+        ),
+    ]
