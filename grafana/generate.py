@@ -10,17 +10,17 @@ HERE = Path(__file__).resolve().parent
 DASHBOARDS = HERE / "dashboards"
 sys.path.insert(0, str(HERE))
 
-from generator import training  # noqa: E402
 from generator.facts import GeneratorError  # noqa: E402
 from generator.gpu import layout as gpu  # noqa: E402
 from generator.monitoring import layout as monitoring  # noqa: E402
+from generator.run import layout as run  # noqa: E402
 from generator.wall import layout as wall  # noqa: E402
 
 #: File name -> the function that makes the dashboard.
 FILES = {
     "gpu.json": gpu.dashboard,
     "monitoring.json": monitoring.dashboard,
-    "training.json": training.dashboard,
+    "training.json": run.dashboard,
     "wall.json": wall.dashboard,
 }
 

@@ -112,20 +112,62 @@ def metrics() -> frozenset[str]:
     return frozenset({*names, *recorded, *BUILT_IN, *OF_THE_SERVERS})
 
 
-def threshold(alert: str, severity: str, metric: str) -> float:
-    """The number with which the rule compares `metric`, for example 0.9 from `... / max(total) > 0.90`.
+_NUMBER = r"(\d+(?:\.\d+)?)"
 
-    Raises GeneratorError unless exactly one such comparison stands in the rules of that name and severity.
+
+def thresholds(alert: str, severity: str, metric: str) -> tuple[float, ...]:
+    """The numbers with which the rules of that name and severity compare `metric`, the least first.
+
+    For example 0.9 from `... / max(total) > 0.90`. Raises GeneratorError when there is none.
     """
-    pattern = re.compile(rf"\b{metric}\b(?:\{{[^}}]*\}})?[\s)]*(?:[<>]=?|==)\s*(\d+(?:\.\d+)?)(?![\w.])")
-    rules = [a for a in alerts() if (a.name, a.severity) == (alert, severity)]
-    numbers = {float(number) for rule in rules for number in pattern.findall(rule.expr)}
+    series = rf"\b{metric}\b(?:\{{[^}}]*\}})?(?:\[[^]]*\])?"
+    pattern = rf"{series}[\s)]*(?:[<>]=?|==)\s*{_NUMBER}(?![\w.]|\s*\*)"
+    return _numbers(alert, severity, pattern, f"threshold of {metric}")
+
+
+def threshold(alert: str, severity: str, metric: str) -> float:
+    """As `thresholds`; raises GeneratorError unless there is exactly one."""
+    return _one(alert, severity, thresholds(alert, severity, metric), f"threshold of {metric}")
+
+
+def factor(alert: str, severity: str, metric: str) -> float:
+    """The number by which the rule multiplies `metric`, for example 4 from `> on (run) 4 * max by (run) (metric)`.
+
+    Raises GeneratorError unless there is exactly one.
+    """
+    pattern = rf"(?<![\w.]){_NUMBER}\s*\*\s*(?:\w+ by \([^)]*\) \()?{metric}(?![\w:])"
+    what = f"factor of {metric}"
+    return _one(alert, severity, _numbers(alert, severity, pattern, what), what)
+
+
+def part(alert: str, severity: str, pattern: str) -> re.Match[str]:
+    """Where `pattern` stands in a rule of that name and severity; raises GeneratorError when it does not."""
+    for rule in _named(alert, severity):
+        if found := re.search(pattern, rule.expr):
+            return found
+    raise _unlike(alert, severity, f"nothing that matches {pattern}")
+
+
+def _numbers(alert: str, severity: str, pattern: str, what: str) -> tuple[float, ...]:
+    numbers = {float(number) for rule in _named(alert, severity) for number in re.findall(pattern, rule.expr)}
+    if not numbers:
+        raise _unlike(alert, severity, f"no {what}")
+    return tuple(sorted(numbers))
+
+
+def _one(alert: str, severity: str, numbers: tuple[float, ...], what: str) -> float:
     if len(numbers) != 1:
-        where = ", ".join(sorted({str(rule.file) for rule in rules})) or str(ALERT_RULES)
-        raise GeneratorError(
-            f"{where}: alert {alert} ({severity}): found {sorted(numbers) or 'no'} threshold of {metric}, allowed: one"
-        )
-    return numbers.pop()
+        raise _unlike(alert, severity, f"{list(numbers)} as {what}")
+    return numbers[0]
+
+
+def _named(alert: str, severity: str) -> list[Alert]:
+    return [rule for rule in alerts() if (rule.name, rule.severity) == (alert, severity)]
+
+
+def _unlike(alert: str, severity: str, found: str) -> GeneratorError:
+    where = ", ".join(sorted({str(rule.file) for rule in _named(alert, severity)})) or str(ALERT_RULES)
+    return GeneratorError(f"{where}: alert {alert} ({severity}): found {found}, allowed: one")
 
 
 def runbooks_url() -> str:

@@ -89,6 +89,24 @@ class Panel:
         }
 
 
+@dataclass(frozen=True)
+class Row:
+    """A heading above the panels that follow; on the dashboard's column 0, at height y."""
+
+    id: int
+    title: str
+    y: int
+
+    @property
+    def grid(self) -> tuple[int, int, int, int]:
+        return (0, self.y, COLUMNS, 1)
+
+    def json(self) -> Json:
+        x, y, w, h = self.grid
+        grid = {"x": x, "y": y, "w": w, "h": h}
+        return {"id": self.id, "type": "row", "title": self.title, "collapsed": False, "gridPos": grid, "panels": []}
+
+
 def runbook_link(alert: str) -> Json:
     """A link to what to do about an alert of alerts/rules; raises GeneratorError when there is none of that name."""
     names = {rule.name for rule in alerts()}
@@ -110,6 +128,7 @@ class Annotation:
     title: str
     text: str = ""
     on: bool = True
+    step: str = "15s"  # at least; Grafana asks for fewer points where the time range is long
 
     def json(self) -> Json:
         check_metrics(f"annotation {self.name!r}", self.expr)
@@ -120,6 +139,7 @@ class Annotation:
             "hide": False,
             "iconColor": self.color,
             "expr": self.expr,
+            "step": self.step,
             "titleFormat": self.title,
             "textFormat": self.text,
             "useValueForTime": False,
@@ -170,7 +190,7 @@ class Dashboard:
     uid: str
     title: str
     description: str
-    panels: Sequence[Panel]
+    panels: Sequence[Panel | Row]
     variables: Sequence[Variable]
     links: Sequence[Json]
     tags: Sequence[str]

@@ -13,9 +13,10 @@ from typing import Any
 import generate as generate_command
 import pytest
 import yaml
-from generator import facts, family, style, training
+from generator import facts, family, style
 from generator.facts import GeneratorError
 from generator.model import Dashboard, Panel, Target
+from generator.run import layout as run
 from generator.style import chart
 from grafana_files import GRAFANA
 
@@ -151,8 +152,28 @@ def test_threshold(rules: Path, expr: str, expected: float) -> None:
 @pytest.mark.parametrize("expr", ["m > 1 or m > 2", "m > other", "my_m > 1", "m_total > 1", "m > 5m"])
 def test_no_single_threshold(rules: Path, expr: str) -> None:
     write_rule(rules, expr)
-    with pytest.raises(GeneratorError, match=r"a.yml: alert A \(warning\): found .* threshold of m, allowed: one"):
+    with pytest.raises(GeneratorError, match=r"a.yml: alert A \(warning\): found .*threshold of m, allowed: one"):
         facts.threshold("A", "warning", "m")
+
+
+def test_all_thresholds(rules: Path) -> None:
+    write_rule(rules, "(m > 0.4 and n > 6) or avg(avg_over_time(m{s='a'}[5m])) > 0.1 or m < on (run) 2 * n")
+    assert facts.thresholds("A", "warning", "m") == (0.1, 0.4)
+
+
+def test_factor(rules: Path) -> None:
+    write_rule(rules, 'm > on (run) 0.5 * max by (run) (n{bound="upper"}) or m > 120 + 20 * a:b:mean or 3 * n_total > 1')
+    assert facts.factor("A", "warning", "n") == 0.5
+    assert facts.factor("A", "warning", "a:b:mean") == 20
+    with pytest.raises(GeneratorError, match="found no factor of m, allowed: one"):
+        facts.factor("A", "warning", "m")
+
+
+def test_a_part_of_a_rule(rules: Path) -> None:
+    write_rule(rules, "predict_linear(m[15m], 4 * 3600) > n")
+    assert facts.part("A", "warning", r"(\d+) \* 3600")[1] == "4"
+    with pytest.raises(GeneratorError, match="found nothing that matches deriv, allowed: one"):
+        facts.part("A", "warning", "deriv")
 
 
 def test_a_moved_threshold_moves_the_panel(rules: Path) -> None:
@@ -160,13 +181,13 @@ def test_a_moved_threshold_moves_the_panel(rules: Path) -> None:
     for file in sorted((facts.ROOT / "alerts" / "rules").glob("*.yml")):
         text = file.read_text(encoding="utf-8").replace("> 0.97", "> 0.96")
         (rules / file.name).write_text(text, encoding="utf-8")
-    text = training.dashboard().text()
+    text = run.dashboard().text()
     assert '"value": 0.96' in text
     assert "critical above 96%" in text
 
 
 def test_every_alert_has_its_words() -> None:
-    (found,) = (p for p in training.dashboard().json()["panels"] if p["title"] == "Firing alerts")
+    (found,) = (p for p in run.dashboard().json()["panels"] if p["title"] == "Firing alerts")
     (meaning,) = (o for o in found["fieldConfig"]["overrides"] if o["matcher"]["options"] == "Meaning")
     (words,) = (p["value"][0]["options"] for p in meaning["properties"] if p["id"] == "mappings")
     for alert in facts.alerts():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
 from generator import facts
-from generator.facts import GeneratorError
 from generator.gpu.common import CHOSEN, FORECAST_TOP, NO_GPU, memory_limits, of_gpu
 from generator.model import Panel, Target
 from generator.panels import timeline
@@ -29,7 +26,6 @@ def memory(id: int, grid: Grid) -> Panel:
         grid,
         no_value=NO_GPU,
         unit="percentunit",
-        decimals=0,
         min=0,
         max=1,
         custom={"thresholdsStyle": {"mode": "dashed"}},
@@ -40,11 +36,8 @@ def memory(id: int, grid: Grid) -> Panel:
 
 def forecast(id: int, grid: Grid) -> Panel:
     """The signal of GpuMemoryGrowing, spelt as the rule spells it."""
-    (rule,) = (alert for alert in facts.alerts() if alert.name == "GpuMemoryGrowing")
-    found = re.search(r"predict_linear\(([\w:]+)(\[\w+\]), (\d+) \* 3600\)", rule.expr)
-    if found is None:
-        raise GeneratorError(f"{rule.file}: GpuMemoryGrowing: no predict_linear(...[..], <hours> * 3600) in it")
-    metric, window, hours = found.groups()
+    spelt = facts.part("GpuMemoryGrowing", "warning", r"predict_linear\(([\w:]+)(\[\w+\]), (\d+) \* 3600\)")
+    metric, window, hours = spelt.groups()
     return chart(
         id,
         f"Memory in {hours} hours, if it goes on like this",
@@ -66,7 +59,6 @@ def forecast(id: int, grid: Grid) -> Panel:
         grid,
         no_value=NO_GPU,
         unit="percentunit",
-        decimals=0,
         min=0,
         max=FORECAST_TOP,
         runbooks=["GpuMemoryGrowing"],
@@ -103,7 +95,6 @@ def utilization(id: int, grid: Grid) -> Panel:
         grid,
         no_value=NO_GPU,
         unit="percentunit",
-        decimals=0,
         min=0,
         max=1,
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from generator.model import Panel, Target
+from generator.model import Json, Panel, Target
 from generator.monitoring.common import NO_ALERTMANAGER, NO_EXPORTER, NO_PROMETHEUS
 from generator.style import (
     ACT,
     GOOD,
     LOOK,
     Grid,
-    steps,
     tile,
     words,
 )
@@ -36,15 +35,19 @@ def count(
         [Target(expr, instant=True)],
         grid,
         no_value=no_value,
-        color={"mode": "thresholds"},
         color_mode="background_solid",
         graph=False,
         value_size=32,
         unit="locale",
         decimals=0,
-        thresholds=steps((None, GOOD), (0.5, color)),
+        mappings=[words({"0": ("0", GOOD)}), more_than_none(color)],
         runbooks=runbooks,
     )
+
+
+def more_than_none(color: str) -> Json:
+    """A value mapping: this colour, and the number. Increases are extrapolated, so 1 may be 0.98."""
+    return {"type": "range", "options": {"from": 0.001, "to": None, "result": {"color": color, "index": 3}}}
 
 
 def alerting(id: int, grid: Grid) -> Panel:

@@ -107,7 +107,7 @@ def perplexity(id: int, grid: Grid) -> Panel:
         grid,
         color=fixed(MAIN),
         decimals=2,
-        mappings=[above(100_000, "> 100,000")],
+        mappings=[above(100_000, "> 100k")],
     )
 
 

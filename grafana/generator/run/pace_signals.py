@@ -1,0 +1,116 @@
+"""What the alerts about the run's pace and life look at."""
+
+from __future__ import annotations
+
+from generator import facts
+from generator.model import Panel
+from generator.queries import of_run
+from generator.run.limits import constant, fixed_limits, limit, signals
+from generator.style import Grid
+
+
+def speed(id: int, grid: Grid) -> Panel:
+    return signals(
+        id,
+        "Speed, share of the usual",
+        "Median speed of the last steps over the median of all steps of the process. Good: about 100%. ThroughputDrop "
+        "fires below the line when it is also unusual for this run (beside).",
+        [(of_run("llm_training_speed_ratio"), "speed")],
+        fixed_limits("ThroughputDrop", "warning", "llm_training_speed_ratio", percent=True, side="below"),
+        grid,
+        runbooks=["ThroughputDrop"],
+        unit="percentunit",
+        min=0,
+    )
+
+
+def slowness(id: int, grid: Grid) -> Panel:
+    return signals(
+        id,
+        "Slowness, measured in the run's noise",
+        "How far the speed is below what is usual, in standard deviations of single steps. Good: about 0.",
+        [(of_run("llm_training_speed_drop_zscore"), "slowness")],
+        fixed_limits("ThroughputDrop", "warning", "llm_training_speed_drop_zscore"),
+        grid,
+        runbooks=["ThroughputDrop"],
+    )
+
+
+def stall(id: int, grid: Grid) -> Panel:
+    spelt = facts.part("RunStalled", "critical", r"> on \(run\) (\d+) \+ (\d+) \* ([\w:]+)")
+    base, steps, mean = spelt.groups()
+    last = 'llm_training_last_step_timestamp_seconds{run="$run"}'
+    return signals(
+        id,
+        "Time since the last step",
+        f"As of each scrape. Good: about the time of a step. RunStalled fires above the line, {base} s and {steps} "
+        "mean steps, unless the run evaluates or saves.",
+        [(f"min by (run) (timestamp({last}) - {last})", "since the last step")],
+        [limit("RunStalled", "critical", "above", f'{base} + {steps} * {mean}{{run="$run"}}')],
+        grid,
+        runbooks=["RunStalled", "RunVanished"],
+        unit="s",
+        min=0,
+    )
+
+
+def unsaved(id: int, grid: Grid) -> Panel:
+    times = facts.factor("CheckpointStale", "warning", "llm_training_checkpoint_interval_seconds")
+    most = facts.threshold("CheckpointStale", "warning", "llm_training_unsaved_seconds")
+    return signals(
+        id,
+        "Work that is not saved",
+        "Training time since the last checkpoint, or since the process started: what a crash would cost now. Good: a "
+        f"sawtooth. CheckpointStale fires above both lines; the second is {times:g} times the longest interval so far.",
+        [(of_run("llm_training_unsaved_seconds"), "unsaved")],
+        [
+            limit("CheckpointStale", "warning", "above", constant(most)),
+            limit(
+                "CheckpointStale",
+                "warning",
+                f"and above {times:g} x interval",
+                f"{times:g} * {of_run('llm_training_checkpoint_interval_seconds')}",
+            ),
+        ],
+        grid,
+        runbooks=["CheckpointStale"],
+        no_value="no run, or it does not tell of checkpoints",
+        unit="s",
+        min=0,
+    )
+
+
+def overhead(id: int, grid: Grid) -> Panel:
+    window = facts.part("EvaluationOverhead", "info", r"avg_over_time\(llm_training_state\{[^}]*\}(\[\w+\])\)")[1]
+    share = facts.threshold("EvaluationOverhead", "info", "llm_training_state")
+    busy = f'sum by (run) (avg_over_time(llm_training_state{{run="$run",state=~"evaluating|saving"}}{window}))'
+    waiting = f'max by (run) (avg_over_time(run:llm_training_data_wait:ratio_rate1m{{run="$run"}}{window}))'
+    return signals(
+        id,
+        "Time not spent training",
+        f"Share of the last {window.strip('[]')} that went into evaluating and saving, and into waiting for data. "
+        "Good: small. EvaluationOverhead looks after as long a time.",
+        [(busy, "evaluating, saving"), (waiting, "waiting for data")],
+        [limit("EvaluationOverhead", "info", f"above {share:.0%}", constant(share))],
+        grid,
+        runbooks=["EvaluationOverhead"],
+        unit="percentunit",
+        min=0,
+    )
+
+
+def out_of_memory(id: int, grid: Grid) -> Panel:
+    return signals(
+        id,
+        "Out of memory",
+        "Allocations that failed so far. Good: 0. OutOfMemory fires above 0, for an hour, also after the run has "
+        "ended.",
+        [('max by (run) (run:llm_training_out_of_memory:total{run="$run"})', "failed allocations")],
+        [],
+        grid,
+        runbooks=["OutOfMemory", "RunFailed"],
+        unit="locale",
+        decimals=0,
+        min=0,
+        custom={"axisSoftMax": 1},
+    )
