@@ -10,7 +10,7 @@ import pytest
 from grafana_files import DASHBOARD_FILES
 from grafana_live import Recording, record
 
-from training_exporter.stack.binaries import PROMETHEUS
+from training_exporter.stack.binaries import ALERTMANAGER, PROMETHEUS
 
 
 @pytest.fixture(params=DASHBOARD_FILES, ids=lambda path: path.stem)
@@ -22,7 +22,7 @@ def dashboard(request: pytest.FixtureRequest) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
     """A Prometheus that has scraped a healthy run, a broken one, and a GPU; it still answers queries."""
-    if PROMETHEUS.find() is None:
-        pytest.skip("prometheus is not on PATH: `make setup` installs it where it can")
+    if PROMETHEUS.find() is None or ALERTMANAGER.find() is None:
+        pytest.skip("prometheus or alertmanager is not on PATH: `make setup` installs them where it can")
     with record(tmp_path_factory.mktemp("grafana")) as recorded:
         yield recorded

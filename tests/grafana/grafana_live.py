@@ -1,4 +1,7 @@
-"""A real Prometheus, with the project's rules, that scrapes real monitors and the GPU command for some ten seconds."""
+"""A real Prometheus, with the project's rules, that scrapes real monitors and the GPU command for some ten seconds.
+
+Beside it a real Alertmanager with the project's configuration, whose messages go to an inbox.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,16 @@ from typing import Any
 
 import yaml
 
-from training_exporter.events import Evaluated, LossLogged, PhaseChanged, RunStarted, StepEnded
+from training_exporter.events import CheckpointSaved, Evaluated, LossLogged, PhaseChanged, RunStarted, StepEnded
 from training_exporter.monitor import Monitor
-from training_exporter.stack import binaries
+from training_exporter.stack import binaries, launch
+from training_exporter.stack.inbox_server import Inbox
+from training_exporter.stack.render import AlertmanagerSettings, MailSettings, render_alertmanager
 from training_exporter.stack.servers import Child, Stack, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 HEALTHY, BROKEN = "healthy-run.1", 'broken "run"'
-STEPS, PEAK = 60, 2e-4
+STEPS, EPOCHS, PEAK = 60, 4.0, 2e-4
 STEP_SECONDS = 0.15
 #: How far back a query may look: the recording is younger than that.
 RANGE_SECONDS = 120
@@ -74,8 +79,9 @@ class Recording:
 def record(directory: Path) -> Iterator[Recording]:
     """Starts the servers, makes the runs, and leaves Prometheus running while the caller looks."""
     targets = directory / "targets"
-    with Stack(directory) as stack:
-        url = start_prometheus(stack, directory, targets, pace="1s").url
+    with inbox(directory) as receiver, Stack(directory) as stack:
+        alertmanager = start_alertmanager(stack, directory, receiver)
+        url = start_prometheus(stack, directory, targets, pace="1s", alertmanager=alertmanager).url
         gpu = [sys.executable, "-m", "training_exporter.cli", "gpu", "--replay", "healthy", "--port", "0"]
         stack.start("gpu", [*gpu, "--targets-dir", str(targets)])
         monitors = {
@@ -90,7 +96,31 @@ def record(directory: Path) -> Iterator[Recording]:
                 monitor.close()
 
 
-def start_prometheus(stack: Stack, directory: Path, targets: Path, pace: str | None = None) -> Child:
+def inbox(directory: Path) -> Inbox:
+    """Where the alerts' messages go, instead of Slack and a mail server."""
+    http = free_port(0)
+    return Inbox(port=http, smtp_port=free_port(0, taken=[http]), data=directory / "messages.jsonl")
+
+
+def start_alertmanager(stack: Stack, directory: Path, receiver: Inbox) -> Child:
+    """Starts it with the project's own configuration; returns when it is ready. Raises StackError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    webhook = directory / "slack_webhook_url"
+    webhook.write_text(f"{receiver.url}/slack\n", encoding="utf-8")
+    mail = MailSettings(f"{receiver.host}:{receiver.smtp_port}", "from@example.com", "to@example.com", False)
+    settings = AlertmanagerSettings(root=ROOT, slack_url_file=webhook, mail=mail)
+    (directory / "alertmanager.yml").write_text(
+        render_alertmanager(ROOT / "alerts" / "alertmanager.yml", settings), encoding="utf-8"
+    )
+    program = binaries.require((binaries.ALERTMANAGER,))["alertmanager"]
+    child = launch.start_alertmanager(stack, program, directory, directory, free_port(0))
+    child.wait_ready("/-/ready")
+    return child
+
+
+def start_prometheus(
+    stack: Stack, directory: Path, targets: Path, pace: str | None = None, alertmanager: Child | None = None
+) -> Child:
     """Starts it with the project's own configuration and rules, but for the `pace` of all of them; returns when ready.
 
     It scrapes what announces itself in `targets`. Its data lie in `directory`/data. Raises StackError.
@@ -100,10 +130,15 @@ def start_prometheus(stack: Stack, directory: Path, targets: Path, pace: str | N
     if pace:
         config["global"].update(scrape_interval=pace, evaluation_interval=pace)
     config["rule_files"] = ["*.rules.yml"]
-    config["alerting"]["alertmanagers"] = []
     config["scrape_configs"][0]["file_sd_configs"] = [{"files": [f"{targets}/*.json"], "refresh_interval": "1s"}]
     config["scrape_configs"][1]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
-    del config["scrape_configs"][2]  # Alertmanager: not here, and its absence would fire TargetDown
+    if alertmanager is None:  # not here, and its absence would fire TargetDown
+        config["alerting"]["alertmanagers"] = []
+        del config["scrape_configs"][2]
+    else:
+        there = [{"targets": [alertmanager.url.removeprefix("http://")]}]
+        config["alerting"]["alertmanagers"][0]["static_configs"] = there
+        config["scrape_configs"][2]["static_configs"] = there
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     for file in [*(ROOT / "prometheus" / "rules").glob("*.yml"), *(ROOT / "alerts" / "rules").glob("*.yml")]:
         rules = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -130,7 +165,8 @@ def _runs(recording: Recording, monitors: dict[str, Monitor]) -> None:
                 time=time.time(),
                 run=run,
                 max_steps=STEPS,
-                num_epochs=2.0,
+                num_epochs=EPOCHS,
+                vocabulary_size=32_000,
                 peak_learning_rate=PEAK,
                 lr_scheduler="linear",
                 settings={
@@ -147,6 +183,8 @@ def _runs(recording: Recording, monitors: dict[str, Monitor]) -> None:
             _step(monitor, step)
         if step % 10 == 0:
             _evaluate(monitors[HEALTHY], step)
+        if step % 20 == 0:
+            monitors[HEALTHY].emit(CheckpointSaved(time=time.time(), step=step))
     recording.calm = recording.wait('ALERTS{alertname="Watchdog"} and on () gpu:llm_gpu_memory_used:ratio')
 
     monitors[BROKEN].emit(LossLogged(time=time.time(), step=STEPS, loss=math.nan))
@@ -170,7 +208,7 @@ def _step(monitor: Monitor, step: int) -> None:
         StepEnded(
             time=now,
             step=step,
-            epoch=2 * done,
+            epoch=EPOCHS * done,
             tokens=180,
             duration_seconds=STEP_SECONDS,
             data_wait_seconds=0.1 * STEP_SECONDS,

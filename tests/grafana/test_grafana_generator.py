@@ -162,7 +162,7 @@ def test_all_thresholds(rules: Path) -> None:
 
 
 def test_factor(rules: Path) -> None:
-    write_rule(rules, 'm > on (run) 0.5 * max by (run) (n{bound="upper"}) or m > 120 + 20 * a:b:mean or 3 * n_total > 1')
+    write_rule(rules, 'm > on (run) 0.5 * max by (run) (n{bound="upper"}) or m > 9 + 20 * a:b:mean or 3 * n_total > 1')
     assert facts.factor("A", "warning", "n") == 0.5
     assert facts.factor("A", "warning", "a:b:mean") == 20
     with pytest.raises(GeneratorError, match="found no factor of m, allowed: one"):
