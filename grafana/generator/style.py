@@ -81,9 +81,9 @@ def words(texts: Mapping[str, tuple[str, str | None]]) -> Json:
 NAN = {"type": "special", "options": {"match": "nan", "result": {"text": "NaN", "color": ACT, "index": 0}}}
 
 
-def missing(text: str) -> Json:
+def missing(text: str, color: str = NEUTRAL) -> Json:
     """A value mapping for no value at all: in grey, for its absence is neither good nor bad."""
-    return {"type": "special", "options": {"match": "null", "result": {"text": text, "color": NEUTRAL, "index": 1}}}
+    return {"type": "special", "options": {"match": "null", "result": {"text": text, "color": color, "index": 1}}}
 
 
 def above(limit: float, text: str) -> Json:
@@ -127,7 +127,7 @@ def tile(
             "color": color or fixed("text"),
             "unit": "none",
             "noValue": no_value,
-            "mappings": [NAN, missing(no_value), *mappings],
+            "mappings": [NAN, missing(no_value, "transparent" if "background" in color_mode else NEUTRAL), *mappings],
             "thresholds": steps((None, GOOD)),
             **defaults,
         },

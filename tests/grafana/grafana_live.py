@@ -1,4 +1,4 @@
-"""A real Prometheus, with the project's rules, that scrapes real monitors and the GPU command for some ten seconds.
+"""A real Prometheus, with the project's rules, that has watched real runs: live, crashed, backfilled, and a GPU.
 
 Beside it a real Alertmanager with the project's configuration, whose messages go to an inbox.
 """
@@ -14,13 +14,14 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grafana_runs
 import yaml
 
-from training_exporter.events import CheckpointSaved, Evaluated, LossLogged, PhaseChanged, RunStarted, StepEnded
+from training_exporter.events import LossLogged
 from training_exporter.monitor import Monitor
 from training_exporter.stack import binaries, launch
 from training_exporter.stack.inbox_server import Inbox
@@ -28,15 +29,32 @@ from training_exporter.stack.render import AlertmanagerSettings, MailSettings, r
 from training_exporter.stack.servers import Child, Stack, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+
+#: Two runs that are played: one completes, one produces NaN and vanishes; their names have what names can have.
 HEALTHY, BROKEN = "healthy-run.1", 'broken "run"'
-STEPS, EPOCHS, PEAK = 60, 4.0, 2e-4
-STEP_SECONDS = 0.15
-#: How far back a query may look: the recording is younger than that.
-RANGE_SECONDS = 120
+#: Real trainings of the embedded model: one that is still at work, one that is killed with signal 9 on the way.
+LIVE, CRASHED = "demo-live", "demo-crashed"
+#: One that ended before this Prometheus began, from its journal.
+PAST = "demo-past"
+PAST_SECONDS = 3 * 3600.0
 
 
 class QueryFailed(AssertionError):
     """Prometheus refused a query; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A run and a time range (Unix seconds), as somebody may look at them in a dashboard."""
+
+    run: str
+    since: float
+    until: float
+
+    @property
+    def step(self) -> int:
+        """Seconds between two points of a chart, as at a scrape each second."""
+        return max(1, round((self.until - self.since) / 300))
 
 
 @dataclass
@@ -48,6 +66,7 @@ class Recording:
     calm: float = 0.0
     broken: float = 0.0
     ended: float = 0.0
+    situations: dict[str, Situation] = field(default_factory=dict)  # by run
 
     def call(self, path: str, **parameters: Any) -> Any:
         data = urllib.parse.urlencode(parameters).encode()
@@ -61,10 +80,10 @@ class Recording:
         """The series of an instant query, each with `metric` and `value` (time, text)."""
         return list(self.call("query", query=expr, time=at)["result"])
 
-    def range(self, expr: str, until: float) -> list[dict[str, Any]]:
-        """The series from the beginning until exactly then, in steps of a second, each with `metric` and `values`."""
-        start = until - int(until - self.began)
-        return list(self.call("query_range", query=expr, start=start, end=until, step=1)["result"])
+    def range(self, expr: str, until: float, since: float | None = None, step: int = 1) -> list[dict[str, Any]]:
+        """The series until exactly then, in steps of some seconds, each with `metric` and `values`."""
+        start = until - int((until - (since or self.began)) / step) * step
+        return list(self.call("query_range", query=expr, start=start, end=until, step=step)["result"])
 
     def wait(self, condition: str, timeout: float = 20.0) -> float:
         """Waits until the query gives a series; returns when that was (Unix seconds)."""
@@ -79,21 +98,54 @@ class Recording:
 def record(directory: Path) -> Iterator[Recording]:
     """Starts the servers, makes the runs, and leaves Prometheus running while the caller looks."""
     targets = directory / "targets"
+    targets.mkdir()
+    past = time.time() - PAST_SECONDS
+    grafana_runs.backfill(PAST, past, directory / "past", directory / "data")
     with inbox(directory) as receiver, Stack(directory) as stack:
         alertmanager = start_alertmanager(stack, directory, receiver)
         url = start_prometheus(stack, directory, targets, pace="1s", alertmanager=alertmanager).url
         gpu = [sys.executable, "-m", "training_exporter.cli", "gpu", "--replay", "healthy", "--port", "0"]
         stack.start("gpu", [*gpu, "--targets-dir", str(targets)])
+        recording = Recording(url, began=time.time())
+        live = grafana_runs.train(stack, directory, targets, LIVE, 1000)  # does not end before us
+        crashed = grafana_runs.train(stack, directory, targets, CRASHED, 12, "--inject", "run_vanished@0.8")
         monitors = {
             run: Monitor(run, port=0, gpu=False, targets_dir=targets, linger_seconds=3.0) for run in (HEALTHY, BROKEN)
         }
-        recording = Recording(url, began=time.time())
         try:
-            _runs(recording, monitors)
+            grafana_runs.play(monitors)
+            recording.wait(f'llm_training_validation_fluctuation_ratio{{run="{LIVE}"}}', 200)  # the last signal known
+            recording.calm = recording.wait('ALERTS{alertname="Watchdog"} and on () gpu:llm_gpu_memory_used:ratio')
+            assert live.running
+            _end(recording, monitors)
+            crashed.process.wait()
+            live.stop()  # all has been seen: the tests get its core
+            for run, since, until in (
+                (HEALTHY, recording.began, recording.calm),
+                (LIVE, recording.began, recording.calm),
+                (BROKEN, recording.began, recording.broken),
+                (CRASHED, recording.began, time.time()),
+                (PAST, past, past + 2 * grafana_runs.STEPS * 5.0),
+            ):
+                recording.situations[run] = Situation(run, since, until)
             yield recording
         finally:
             for monitor in monitors.values():
                 monitor.close()
+
+
+def _end(recording: Recording, monitors: dict[str, Monitor]) -> None:
+    """One run produces NaN and is gone without a word, the other completes."""
+    monitors[BROKEN].emit(LossLogged(time=time.time(), step=grafana_runs.STEPS, loss=math.nan))
+    recording.broken = recording.wait('ALERTS{alertname="LossNaN",alertstate="firing"}')
+    server = monitors[BROKEN].server
+    assert server is not None
+    server.stop()  # as after kill -9: its target file stays
+    monitors[HEALTHY].end("completed")
+    monitors[HEALTHY].close()
+    last_word = "last_over_time(run:llm_training_state:active{{run='{}'}}[1m])"
+    recording.wait(last_word.format(HEALTHY) + " == 0")
+    recording.ended = recording.wait(last_word.format(BROKEN) + " == 1 unless on (run) llm_training_state")
 
 
 def inbox(directory: Path) -> Inbox:
@@ -155,74 +207,3 @@ def start_prometheus(
     child = stack.start("prometheus", command, url=f"http://127.0.0.1:{port}")
     child.wait_ready("/-/ready")
     return child
-
-
-def _runs(recording: Recording, monitors: dict[str, Monitor]) -> None:
-    """Both runs learn; one then produces NaN and vanishes, the other completes."""
-    for run, monitor in monitors.items():
-        monitor.emit(
-            RunStarted(
-                time=time.time(),
-                run=run,
-                max_steps=STEPS,
-                num_epochs=EPOCHS,
-                vocabulary_size=32_000,
-                peak_learning_rate=PEAK,
-                lr_scheduler="linear",
-                settings={
-                    "base_model": "tiny",
-                    "batch_size": "8",
-                    "learning_rate": f"{PEAK:g}",
-                    "gpu": "NVIDIA A100-SXM4-80GB",  # the profile knows what it should give
-                },
-            )
-        )
-    for step in range(1, STEPS + 1):
-        time.sleep(STEP_SECONDS)
-        for monitor in monitors.values():
-            _step(monitor, step)
-        if step % 10 == 0:
-            _evaluate(monitors[HEALTHY], step)
-        if step % 20 == 0:
-            monitors[HEALTHY].emit(CheckpointSaved(time=time.time(), step=step))
-    recording.calm = recording.wait('ALERTS{alertname="Watchdog"} and on () gpu:llm_gpu_memory_used:ratio')
-
-    monitors[BROKEN].emit(LossLogged(time=time.time(), step=STEPS, loss=math.nan))
-    recording.broken = recording.wait('ALERTS{alertname="LossNaN",alertstate="firing"}')
-
-    server = monitors[BROKEN].server
-    assert server is not None
-    server.stop()  # gone without a word, as after kill -9: its target file stays
-    monitors[HEALTHY].end("completed")
-    monitors[HEALTHY].close()
-    last_word = "last_over_time(run:llm_training_state:active[1m])"
-    recording.wait(f"{last_word} == 0")
-    recording.ended = recording.wait(f"{last_word} == 1 unless on (run) llm_training_state")
-
-
-def _step(monitor: Monitor, step: int) -> None:
-    """One optimizer step of a healthy run: the loss falls from 2 towards 0.7."""
-    now, done = time.time(), step / STEPS
-    loss = 0.7 + 1.3 * math.exp(-4 * done) + 0.02 * math.sin(step)
-    monitor.emit(
-        StepEnded(
-            time=now,
-            step=step,
-            epoch=EPOCHS * done,
-            tokens=180,
-            duration_seconds=STEP_SECONDS,
-            data_wait_seconds=0.1 * STEP_SECONDS,
-            forward_backward_seconds=0.6 * STEP_SECONDS,
-            optimizer_seconds=0.2 * STEP_SECONDS,
-            learning_rate=PEAK * (1 - (step - 1) / STEPS),
-        )
-    )
-    monitor.emit(LossLogged(time=now, step=step, loss=loss, gradient_norm=1 + math.cos(step) / 4))
-
-
-def _evaluate(monitor: Monitor, step: int) -> None:
-    monitor.emit(PhaseChanged(time=time.time(), state="evaluating"))
-    loss = monitor.state.loss
-    assert loss is not None
-    monitor.emit(Evaluated(time=time.time(), step=step, loss=1.1 * loss))
-    monitor.emit(PhaseChanged(time=time.time(), state="training"))

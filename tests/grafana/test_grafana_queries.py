@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,37 +13,65 @@ import pytest
 import yaml
 from generator import facts, queries
 from grafana_files import DASHBOARD_FILES, panels
-from grafana_live import BROKEN, HEALTHY, RANGE_SECONDS, Recording
+from grafana_live import BROKEN, CRASHED, HEALTHY, LIVE, PAST, Recording, Situation
 
 from training_exporter.events import STATES
 from training_exporter.stack.binaries import PROMTOOL
 
 
-def substitute(expr: str, run: str) -> str:
+def substitute(expr: str, run: str, range_seconds: float = 120, step: int = 1) -> str:
     """What Grafana sends: `$run` is escaped as in a double-quoted PromQL string, intervals as at a 1 s scrape."""
     values = {
         "run": run.replace("\\", "\\\\").replace('"', '\\"'),
         "gpu": ".*",  # all of them
-        "__rate_interval": "4s",
-        "__interval": "1s",
-        "__range": f"{RANGE_SECONDS}s",
+        "__rate_interval": f"{step + 4}s",
+        "__interval": f"{step}s",
+        "__range": f"{range_seconds:.0f}s",
     }
     found = re.sub(r"\$\{?([a-z_]\w*)\}?", lambda match: values[match[1]], expr)
     assert not re.search(r"\$\D", found), found  # $1 is label_replace's own
     return found
 
 
+def has_data(target: dict[str, Any], at: Situation, recording: Recording) -> bool:
+    """Whether the query gives a number, when the dashboard shows that run and time range."""
+    expr = substitute(target["expr"], at.run, at.until - at.since, at.step)
+    if target["instant"]:
+        series = recording.instant(expr, at.until)
+    else:
+        series = recording.range(expr, at.until, at.since, at.step)
+    return any(value != "NaN" for one in series for _, value in one.get("values", [one.get("value")]))
+
+
 def test_every_query_returns_data(dashboard: dict[str, Any], recording: Recording) -> None:
-    empty = []
-    for panel in panels(dashboard):
-        for target in panel["targets"]:
-            expr = substitute(target["expr"], HEALTHY)
-            table = target.get("instant")
-            series = recording.instant(expr, recording.calm) if table else recording.range(expr, recording.calm)
-            values = [value for one in series for _, value in one.get("values", [one.get("value")])]
-            if not any(value != "NaN" for value in values):
-                empty.append(f"{panel['title']} {target['refId']}: {expr}")
+    """For a run that tells all that can be told."""
+    empty = [
+        f"{panel['title']} {target['refId']}: {target['expr']}"
+        for panel in panels(dashboard)
+        for target in panel["targets"]
+        if not has_data(target, recording.situations[HEALTHY], recording)
+    ]
     assert not empty
+
+
+#: Panels of a run that have nothing to show in a situation: (situation, metric) -> why.
+NOTHING_TO_SHOW = {
+    (PAST, "llm_gpu"): "the GPU was not watched then",
+    (PAST, "gpu:llm_gpu"): "the GPU was not watched then",
+    **{(PAST, of): "no target was scraped then" for of in ("up", "training_exporter", "prometheus_", "alertmanager_")},
+    (PAST, "ALERTS"): "no rule was evaluated then",
+}
+
+
+@pytest.mark.parametrize("run", [LIVE, CRASHED, PAST])
+def test_every_panel_shows_a_real_run(dashboard: dict[str, Any], recording: Recording, run: str) -> None:
+    """A training at work, one that was killed, and one that was backfilled: at least one query of each panel."""
+    at = recording.situations[run]
+    for panel in panels(dashboard):
+        metrics = [name for target in panel["targets"] for name in facts.metrics_in(target["expr"])]
+        if any(name.startswith(prefix) for (where, prefix) in NOTHING_TO_SHOW if where == run for name in metrics):
+            continue
+        assert any(has_data(target, at, recording) for target in panel["targets"]), panel["title"]
 
 
 def test_every_variable_has_a_value(dashboard: dict[str, Any], recording: Recording) -> None:
@@ -54,7 +84,9 @@ def test_every_variable_has_a_value(dashboard: dict[str, Any], recording: Record
 
 def test_the_newest_run_comes_first(recording: Recording) -> None:
     expr = substitute(f"sort_desc({queries.started('')})", HEALTHY)
-    assert [one["metric"]["run"] for one in recording.instant(expr, recording.ended)] == [BROKEN, HEALTHY]
+    runs = [one["metric"]["run"] for one in recording.instant(expr, recording.ended)]
+    assert {LIVE, CRASHED, HEALTHY, BROKEN} == set(runs)
+    assert runs.index(HEALTHY) > runs.index(LIVE), "which took its time to load the model"
 
 
 @pytest.mark.parametrize(
@@ -137,4 +169,20 @@ def test_a_critical_alert_mutes_its_warning(tmp_path: Path) -> None:
     file = tmp_path / "test.yml"
     file.write_text(yaml.safe_dump({"tests": [case]}), encoding="utf-8")
     done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+PREVIEW = facts.ROOT.parent / "shared" / "dashboard-preview" / "render"
+
+
+def test_no_panel_is_empty_in_the_preview(dashboard: dict[str, Any], recording: Recording) -> None:
+    """Another reading of the JSON, by Grafana's own packages: variables, steps, and what each panel then gets."""
+    if not PREVIEW.is_file() or shutil.which("node") is None:
+        pytest.skip(f"{PREVIEW} and node are needed, which are no part of this repository")
+    (file,) = (file for file in DASHBOARD_FILES if json.loads(file.read_text(encoding="utf-8")) == dashboard)
+    at = recording.situations[LIVE]
+    command = [PREVIEW, "--dashboard", file, "--prometheus", recording.url, "--scrape-interval", "1s"]
+    command += ["--from", f"{at.since * 1000:.0f}", "--to", f"{at.until * 1000:.0f}", "--var", f"run={LIVE}"]
+    command += ["--no-render", "--fail-empty", "--dump-empty"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -61,13 +61,14 @@ def learning_rate(id: int, grid: Grid) -> Panel:
 
 
 def tokens_per_second(id: int, grid: Grid) -> Panel:
-    drop = facts.threshold("ThroughputDrop", "warning", "llm_training_speed_ratio")
     usual = f"(llm_training_tokens_per_second{SELECTED} / llm_training_speed_ratio{SELECTED})[10m:$__interval]"
+    drop = facts.threshold("ThroughputDrop", "warning", "llm_training_speed_ratio")
     return chart(
         id,
         "Tokens per second",
         "Good: steady, inside or above the band of what the job's GPUs should give (drawn for GPU models that the "
-        f"profile knows). ThroughputDrop warns when the run stays below {drop:.0%} of its own usual speed (dashed).",
+        f"profile knows). ThroughputDrop warns when the median of the last steps stays below {drop:.0%} of what is "
+        "usual for the run.",
         [
             *band(
                 Target(now("llm_training_expected_tokens_per_second", 'bound="lower"'), "expected, from"),
@@ -75,9 +76,9 @@ def tokens_per_second(id: int, grid: Grid) -> Panel:
                 REFERENCE,
             ),
             Target(
-                shown(f"{drop:g} * max by (run) (avg_over_time({usual}))"),
-                f"{drop:.0%} of its usual",
-                properties=line(ACT, 1, dash=True),
+                shown(f"max by (run) (avg_over_time({usual}))"),
+                "usual for this run",
+                properties=line(REFERENCE, 2, dash=True),
             ),
             Target(now("llm_training_tokens_per_second"), "actual", properties=line(MAIN, 3)),
         ],

@@ -165,7 +165,7 @@ def gpu_memory(id: int, grid: Grid) -> Panel:
         on="",
         no_value="no GPU",
         unit="percentunit",
-        decimals=0,
+        decimals=1,
     )
 
 
