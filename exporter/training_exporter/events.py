@@ -141,6 +141,16 @@ class PhaseChanged(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed(Event):
+    """Work went on within a phase that makes no steps: a batch was evaluated, a part of a model was loaded.
+
+    What is done often is told every few seconds only. A run that tells nothing for long counts as stalled.
+    """
+
+    kind: ClassVar[str] = "progressed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSaved(Event):
     """A checkpoint of `step` is complete on disk."""
 
@@ -185,6 +195,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         Evaluated,
         TextScored,
         PhaseChanged,
+        Progressed,
         CheckpointSaved,
         OutOfMemory,
         FaultInjected,

@@ -228,6 +228,20 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         "When the last optimizer step ended, in Unix seconds.",
         lambda s: s.last_step_time,
     ),
+    Family(
+        "llm_training_last_progress_timestamp_seconds",
+        "gauge",
+        "When the run last showed that it goes on: a step, a batch of an evaluation, the begin or end of an evaluation "
+        "or a checkpoint; in Unix seconds.",
+        lambda s: s.last_progress_time,
+    ),
+    Family(
+        "llm_training_longest_pause_seconds",
+        "gauge",
+        "Longest time without such a sign in the evaluations, and in the checkpoints, that this process has finished.",
+        lambda s: {(state,): seconds for state, seconds in s.longest_pauses.items()},
+        ("state",),
+    ),
     Family("llm_training_end_timestamp_seconds", "gauge", "When the run ended, in Unix seconds.", lambda s: s.end_time),
     # How it learns
     Family(

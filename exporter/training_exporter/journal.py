@@ -20,6 +20,9 @@ from training_exporter.events import Event, InvalidEvent, RunStarted, from_recor
 
 JOURNAL_NAME = "journal.jsonl"
 
+#: What a line about a RunStarted holds.
+_STARTED = json.dumps(RunStarted.kind).encode()
+
 #: Events that may wait for the disk before further ones are dropped (and counted): about 4 MB of memory.
 QUEUE_LIMIT = 20_000
 
@@ -70,19 +73,26 @@ def read(path: Path, skipped: Skipped | None = None) -> Iterator[Event]:
         raise JournalError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def last_run(path: Path) -> str | None:
-    """Name of the run that wrote the journal last, or None when there is no journal to read."""
-    name = None
-    with contextlib.suppress(JournalError):
-        for event in read(path):
-            if isinstance(event, RunStarted):
-                name = event.run
-    return name
+def starts(path: Path) -> list[RunStarted]:
+    """Each time that a process took up the run, in order; none where there is no journal to read.
+
+    Only the lines that can be one are parsed: of a long journal a second for some million lines.
+    """
+    found = []
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        for line in file:
+            if _STARTED in line:
+                with contextlib.suppress(ValueError, RecursionError):
+                    event = from_record(json.loads(line))
+                    if isinstance(event, RunStarted):
+                        found.append(event)
+    return found
 
 
 def make_room(path: Path, run: str) -> None:
     """Set the journal of another run aside as `journal.<run>.jsonl`: one file holds one run; none is overwritten."""
-    previous = last_run(path)
+    before = starts(path)
+    previous = before[-1].run if before else None
     if not path.exists() or previous == run:
         return
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in previous or "unreadable")[:100]
@@ -105,7 +115,7 @@ class JournalWriter:
         self._on_problem = on_problem
         self._complained = False
         self._torn = False
-        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Event | threading.Event | None] = queue.SimpleQueue()
         self._file: int | None = None
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -116,6 +126,12 @@ class JournalWriter:
         else:
             self.dropped += 1
 
+    def flush(self, timeout: float = 5.0) -> None:
+        """Have what is waiting written, for at most `timeout` seconds."""
+        written = threading.Event()
+        self._queue.put(written)
+        written.wait(timeout)
+
     def close(self, timeout: float = 5.0) -> None:
         """Write what is waiting, for at most `timeout` seconds."""
         self._queue.put(None)
@@ -124,7 +140,7 @@ class JournalWriter:
     def _run(self) -> None:
         closing = False
         while not closing:
-            batch, closing = self._next_batch()
+            batch, flushed, closing = self._next_batch()
             try:
                 if batch:
                     self._write(batch)
@@ -133,22 +149,29 @@ class JournalWriter:
                 if not self._complained:
                     self._complained = True
                     self._on_problem(f"journal {self.path}: cannot be written: {error}; trying again with each event")
+            if flushed is not None:
+                flushed.set()
         if self._file is not None:
             os.close(self._file)
 
-    def _next_batch(self) -> tuple[list[Event], bool]:
-        """All that has come meanwhile, for one write, and whether `close` was called. Waits for the first event."""
+    def _next_batch(self) -> tuple[list[Event], threading.Event | None, bool]:
+        """All that has come meanwhile, for one write, who waits for it, and whether `close` was called.
+
+        Waits for the first event.
+        """
         batch: list[Event] = []
         item = self._queue.get()
         while item is not None:
+            if isinstance(item, threading.Event):
+                return batch, item, False
             batch.append(item)
             if len(batch) >= 1000:
-                return batch, False
+                return batch, None, False
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
-                return batch, False
-        return batch, True
+                return batch, None, False
+        return batch, None, True
 
     def _write(self, batch: list[Event]) -> None:
         if self._file is None:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from prometheus_client import Metric
 
-from training_exporter import ports
+from training_exporter import journal, ports
 from training_exporter._version import __version__
-from training_exporter.events import FINAL_STATES, Event, RunEnded
+from training_exporter.events import FINAL_STATES, Event, RunEnded, RunStarted
 from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES, collect
 from training_exporter.gpu import GpuCollector, open_gpu_collector
-from training_exporter.journal import JOURNAL_NAME, JournalWriter, make_room
+from training_exporter.history import restored
 from training_exporter.profile import Profile
 from training_exporter.profile import load as load_profile
 from training_exporter.sinks.collectors import Collect, registry_of
@@ -75,7 +75,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._sinks: list[tuple[str, Sink]] = []
         self._closed = False
-        self._journal: JournalWriter | None = None
+        self._journal: journal.JournalWriter | None = None
         self._registration: TargetRegistration | None = None
         self.server: MetricsServer | None = None
 
@@ -91,9 +91,9 @@ class Monitor:
             self._announce(targets_dir, host)
         if output_dir is not None:
             with self.guard("journal"):
-                path = Path(output_dir) / JOURNAL_NAME
-                make_room(path, self.run)
-                self._journal = JournalWriter(path)
+                path = Path(output_dir) / journal.JOURNAL_NAME
+                journal.make_room(path, self.run)
+                self._journal = journal.JournalWriter(path)
         atexit.register(self.close)
 
     @property
@@ -110,7 +110,13 @@ class Monitor:
         self._sinks.append((name or str(getattr(sink, "__name__", type(sink).__name__)), sink))
 
     def emit(self, event: Event) -> None:
-        """Take an event. Never raises, never waits for a disk, a network or a device."""
+        """Take an event. Never raises, never waits for a disk, a network or a device.
+
+        But for the first event of a process that takes up a run: its past is read from its journal.
+        """
+        if isinstance(event, RunStarted):
+            with self.guard("history"):
+                self._take_up(event)
         with self.guard("state"), self._lock:
             self.state.apply(event)
         if self._journal is not None:
@@ -153,6 +159,23 @@ class Monitor:
                 self._registration.close()
             with self.guard("server"):
                 self.server.stop()
+
+    def _take_up(self, event: RunStarted) -> None:
+        """The state as it was at the step at which the run goes on: its counters go on, and what is made again counts
+        once."""
+        if event.step == 0 and self.state.run is None:
+            return
+        state = RunState(self.state.profile)
+        if self._journal is not None:
+            self._journal.flush()
+            starts = [each.step for each in journal.starts(self._journal.path)]
+            if starts:
+                state = restored(journal.read(self._journal.path), [*starts, event.step], state.profile)
+        elif event.step > 0:
+            # Nobody knows what of the past is made again.
+            return
+        with self._lock:
+            self.state = state
 
     def _announce(self, directory: str | os.PathLike[str] | None, host: str) -> None:
         found = targets_dir(directory)

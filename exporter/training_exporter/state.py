@@ -74,6 +74,10 @@ class RunState:
         self.end_reason = ""
         self.start_time: float | None = None
         self.last_step_time: float | None = None
+        #: When the run last showed that it goes on: a step, a batch of an evaluation, the begin or end of a phase.
+        self.last_progress_time: float | None = None
+        #: Longest time without such a sign in the evaluations, and in the checkpoints, of this process so far.
+        self.longest_pauses: dict[str, float] = {}
         self.end_time: float | None = None
 
         self.step: int | None = None
@@ -122,6 +126,8 @@ class RunState:
         self._tells_checkpoints = False
         self._started: events.RunStarted | None = None
         self._pace_from: tuple[int, float] | None = None
+        #: Longest time without a sign of progress in the phase in hand.
+        self._pause = 0.0
         # Two windows of the same length: tokens that are counted on the device arrive a step after the duration.
         self._recent_tokens: deque[int] = deque(maxlen=THROUGHPUT_WINDOW_STEPS)
         self._recent_durations: deque[float] = deque(maxlen=THROUGHPUT_WINDOW_STEPS)
@@ -139,8 +145,10 @@ class RunState:
             case events.TextScored():
                 self.text_quality.add(event)
             case events.PhaseChanged():
-                if self.state not in events.FINAL_STATES:
-                    self.state = event.state
+                self._progressed(event.time)
+                self._enter(event.state)
+            case events.Progressed():
+                self._progressed(event.time)
             case events.CheckpointSaved():
                 self._checkpoint_saved(event)
             case events.OutOfMemory():
@@ -227,6 +235,9 @@ class RunState:
 
     def _run_started(self, event: events.RunStarted) -> None:
         self._started = event
+        if self.state in events.FINAL_STATES:
+            # Another process: its memory is its own.
+            self.out_of_memory = 0
         self.run, self.state = event.run, "starting"
         self.settings = {key: str(value) for key, value in event.settings.items()}
         self.gpus = self._gpus()
@@ -234,6 +245,7 @@ class RunState:
         self.start_time = event.time if self.start_time is None else self.start_time
         self.tokens = event.tokens or self.tokens
         self.end_time, self.end_reason, self.last_step_time = None, "", None
+        self.last_progress_time, self.longest_pauses, self._pause = event.time, {}, 0.0
         self.max_steps, self.num_epochs, self.step = event.max_steps, event.num_epochs, event.step
         self.vocabulary_size = event.vocabulary_size
         self._pace_from = (event.step, event.time)
@@ -254,11 +266,25 @@ class RunState:
         if event.epoch is not None:
             self.epoch = event.epoch
 
+    def _enter(self, state: str) -> None:
+        """Another active state; an end is final."""
+        if self.state in {"evaluating", "saving"}:
+            self.longest_pauses[self.state] = max(self.longest_pauses.get(self.state, 0.0), self._pause)
+        self._pause = 0.0
+        if self.state not in events.FINAL_STATES:
+            self.state = state
+
+    def _progressed(self, time: float) -> None:
+        if self.last_progress_time is not None:
+            self._pause = max(self._pause, time - self.last_progress_time)
+        self.last_progress_time = time
+
     def _step_ended(self, event: events.StepEnded) -> None:
         self._at_step(event)
-        self.last_step_time = event.time
-        if self.state not in events.FINAL_STATES:
-            self.state = "training"
+        if self.state != "training":
+            self._progressed(event.time)
+            self._enter("training")
+        self.last_step_time = self.last_progress_time = event.time
         self._count_tokens(event.tokens)
         if event.duration_seconds is not None:
             self.step_duration.observe(event.duration_seconds)
@@ -313,6 +339,7 @@ class RunState:
 
     def _evaluated(self, event: events.Evaluated) -> None:
         self._at_step(event)
+        self._progressed(event.time)
         self.evaluations += 1
         self.validation_loss = event.loss
         if not math.isfinite(event.loss):
@@ -321,8 +348,11 @@ class RunState:
 
     def _checkpoint_saved(self, event: events.CheckpointSaved) -> None:
         self.checkpoints += 1
+        self._progressed(event.time)
         self._tells_checkpoints = True
-        if self.last_checkpoint_time is not None:
+        if self.last_checkpoint_time is not None and (
+            self._pace_from is None or self.last_checkpoint_time >= self._pace_from[1]
+        ):
             self.checkpoint_interval = max(self.checkpoint_interval or 0.0, event.time - self.last_checkpoint_time)
         self.last_checkpoint_time = event.time
 

@@ -205,7 +205,8 @@ def test_settings_that_messages_name_are_exported(alert: Alert) -> None:
     text = " ".join(alert.annotations.values())
     named = set(re.findall(r'label "(\w+)"', text)) | set(re.findall(r"run_info\{run=%q,(\w+)!=", text))
     named |= set(re.findall(r"\.Labels\.(\w+)", text))
-    assert named <= {*SETTINGS, "run", "kind", "name", "pid", "process", "container", "gpu_model", "criterion", "stage"}
+    others = {"run", "kind", "state", "name", "pid", "process", "container", "gpu_model", "criterion", "stage"}
+    assert named <= {*SETTINGS, *others}
 
 
 def test_links_come_from_external_labels_that_leave_no_trace_on_alerts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable
@@ -106,6 +107,20 @@ def test_nobody_is_scraped_between_an_end_and_a_restart(tmp_path: Path) -> None:
     assert [(a, b) for a, b in itertools.pairwise(times) if b - a > 5] == [(35.0, 400.0)]
     assert timeline.step_at(ORIGIN + 200) == 30
     assert timeline.step_at(ORIGIN + 410) == 40
+
+
+def test_steps_that_are_made_again_count_once(tmp_path: Path) -> None:
+    """Killed at step 30, resumed from the checkpoint of step 20: the time in between shows what a scrape had shown."""
+    again = [dataclasses.replace(event, time=event.time + 400) for event in some_run()[1 + 2 * 20 :]]
+    taken_up = events.RunStarted(time=900.0, run="r", max_steps=30, step=20)
+    _, samples = replayed(tmp_path / "x.om", [*some_run()[:-1], taken_up, *again])
+    names = ("llm_training_tokens_total", "llm_training_observed_loss_count")
+    told = {
+        at - ORIGIN: [seen.get((name, *LABELS.items(), ("run", "r"))) for name in names] for at, seen in samples.items()
+    }
+    assert told[25.0] == [2500, 24]
+    assert told[405.0] == [2000, 19]
+    assert told[max(told)] == [3000, 29], "29 of 30 losses are finite"
 
 
 def test_between_a_kill_and_a_restart_the_target_is_down(tmp_path: Path) -> None:

@@ -312,6 +312,49 @@ def test_resuming_counts_the_tokens_of_the_rest(tmp_path: Path) -> None:
     assert sum(e.tokens for e in steps) < 2 * sum(PaddedData().lengths)
 
 
+def test_a_run_that_failed_and_was_resumed_ends_with_the_same_figures(tmp_path: Path) -> None:
+    class Failing(Trainer):  # type: ignore[misc]
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            if self.state.global_step == 8:
+                raise RuntimeError("boom")
+            return super().compute_loss(*args, **kwargs)
+
+    options = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
+    whole, _ = watched(tmp_path / "whole", make_trainer(tmp_path / "whole", **options))
+    failing = make_trainer(tmp_path / "r", Failing, **options)
+    with pytest.raises(RuntimeError, match="boom"):
+        watched(tmp_path / "r", failing)
+    failing.callback_handler.callbacks[-1].monitor.close()
+    trainer = make_trainer(tmp_path / "r", **options)
+    resumed = attach(trainer, "r", port=0, gpu=False)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "r" / "checkpoint-6"))
+    resumed.monitor.close()
+
+    assert resumed.monitor.errors == {}
+    one, other = whole.monitor.state, resumed.monitor.state
+    for name in ("step", "epoch", "tokens", "observed_loss_count", "evaluations", "checkpoints", "learning_rate"):
+        assert getattr(other, name) == getattr(one, name), name
+    assert other.step_duration.count == one.step_duration.count == 10
+    assert other.observed_loss_sum == pytest.approx(one.observed_loss_sum, rel=1e-6)
+    assert other.signals.smoothed == pytest.approx(one.signals.smoothed, rel=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+def test_an_evaluation_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Batch by batch, but every few seconds only, and not in an evaluation outside of the training."""
+    monkeypatch.setattr("training_exporter.sources.huggingface.PROGRESS_SECONDS", seconds)
+    trainer = make_trainer(tmp_path, eval_strategy="steps", eval_steps=5, per_device_eval_batch_size=1)
+    callback = attach(trainer, "r", port=0, gpu=False)
+    trainer.evaluate()
+    trainer.train()
+    trainer.evaluate()
+    callback.monitor.close()
+    found = list(read(tmp_path / "journal.jsonl"))
+    assert len(of(events.Progressed, found)) == (8 if seconds == 0.0 else 0), "2 evaluations of 4 batches"
+    assert isinstance(found[0], events.RunStarted), "an evaluation before the training is none of the run"
+    assert [type(event) for event in found[-2:]] == [events.RunEnded, events.Evaluated]
+
+
 def test_only_the_first_process_speaks(tmp_path: Path) -> None:
     """Two processes under gloo: one journal, and the other process serves nothing."""
     script = Path(__file__).with_name("two_processes.py")

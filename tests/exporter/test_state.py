@@ -258,6 +258,32 @@ def test_the_parts_of_a_step_are_told_with_it_or_by_the_device_later() -> None:
     assert (state.forward_backward_seconds, state.optimizer_seconds) == (1.0, 0.5)
 
 
+# -- signs of progress -----------------------------------------------------------------------------------------------
+
+
+def phase(time: float, state: str) -> events.PhaseChanged:
+    return events.PhaseChanged(time=time, state=state)
+
+
+def test_pauses_are_told_once_the_phase_is_over() -> None:
+    state = applied(started(), step(10), phase(1011.0, "evaluating"), events.Progressed(time=1041.0))
+    assert (state.last_progress_time, state.longest_pauses) == (1041.0, {})
+    for event in (events.Evaluated(time=1061.0, step=10, loss=2.0), phase(1061.0, "training")):
+        state.apply(event)
+    assert (state.last_progress_time, state.longest_pauses) == (1061.0, {"evaluating": 30.0})
+    for event in (phase(1062.0, "saving"), saved(1070.0), phase(1071.0, "evaluating"), step(11, time=1131.0)):
+        state.apply(event)
+    assert state.longest_pauses == {"evaluating": 60.0, "saving": 8.0}, "a step ends a phase that nobody ended"
+    assert state.state == "training"
+
+
+def test_another_process_has_its_own_pauses() -> None:
+    state = applied(started(), step(1), phase(1001.0, "saving"), saved(1500.0), phase(1500.0, "training"))
+    assert state.longest_pauses == {"saving": 499.0}
+    state.apply(started(time=9000.0, step=1))
+    assert (state.last_progress_time, state.longest_pauses) == (9000.0, {})
+
+
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
 

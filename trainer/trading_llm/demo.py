@@ -32,7 +32,7 @@ from training_exporter.stack.servers import Child, Stack
 OUTPUT = Path(".demo")
 POLL_SECONDS = 1.0
 PROGRESS_LINES = 10
-# How long an alert may take: RunStalled waits for two minutes, and longer where the run has just evaluated or saved.
+# How long an alert may take: RunStalled waits for two minutes, 20 steps and half a minute.
 FAULT_SECONDS = 480.0
 # After the training: the rules' next evaluations, and the time for which Alertmanager holds a message back.
 SETTLE_SECONDS = 12.0

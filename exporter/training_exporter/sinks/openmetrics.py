@@ -22,6 +22,7 @@ from prometheus_client import Metric
 
 from training_exporter.events import FINAL_STATES, Event, RunStarted
 from training_exporter.families import RUN_FAMILIES, collect
+from training_exporter.history import restored
 from training_exporter.state import RunState
 
 #: Scrapes that a process still answers after the end of its run, as `Monitor.close` has it.
@@ -207,6 +208,7 @@ class Replay:
         """
         timeline: Timeline | None = None
         tick, shift, previous = 0, 0.0, 0.0
+        past: list[Event] = []
         target = {value: series("up", "gauge", labels, value) if up else {} for value in (0.0, 1.0)}
         lines: Lines | None = None
 
@@ -251,7 +253,12 @@ class Replay:
             else:
                 for _ in due(now):
                     scrape(alive=True)
-            state.apply(_shifted(event, shift))
+            event = _shifted(event, shift)
+            if isinstance(event, RunStarted) and state.run is not None:
+                starts = [each.step for each in (*past, event) if isinstance(each, RunStarted)]
+                state = restored(past, starts, state.profile)
+            state.apply(event)
+            past.append(event)
             lines, previous = None, now
         if timeline is None:
             raise ValueError("no events")

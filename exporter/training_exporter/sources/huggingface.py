@@ -24,6 +24,9 @@ from training_exporter.sources.log_history import validation_loss
 
 log = logging.getLogger(__name__)
 
+#: Seconds between two signs of an evaluation that goes on.
+PROGRESS_SECONDS = 10.0
+
 #: Steps whose figures may be on their way from the device; beyond that a step is left out rather than waited for.
 MAX_IN_FLIGHT = 32
 
@@ -52,6 +55,7 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         self._step_began: float | None = None
         self._learning_rate: float | None = None
         self._phase = ""
+        self._progress_told = 0.0
 
     def end_as(self, state: str, reason: str = "") -> None:
         """What to say when the training loop ends next (for a loop that somebody stops: `interrupted`)."""
@@ -150,6 +154,7 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.enter("evaluating")
+        self.progressed()
 
     def on_evaluate(
         self,
@@ -159,7 +164,7 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         metrics: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self.monitor is None:
+        if self.monitor is None or not self._phase:
             return
         with self.monitor.guard("on_evaluate"):
             if self._steps is not None:
@@ -181,6 +186,9 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         if self.monitor is None:
             return
         with self.monitor.guard("on_save"):
+            if self._steps is not None:
+                # Saving has waited for the device: what a resumed run counts on is in the journal with the checkpoint.
+                self._emit_arrived()
             path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
             self.monitor.emit(events.CheckpointSaved(time=time.time(), step=state.global_step, path=path))
             self.enter("training")
@@ -200,9 +208,18 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         """Say that the run is now evaluating, saving or training; once per change, and only inside a training."""
         if self.monitor is None or self._phase == phase or not self._phase or self.monitor.ended:
             return
-        self._phase = phase
+        self._phase, self._progress_told = phase, time.monotonic()
         with self.monitor.guard("phase"):
             self.monitor.emit(events.PhaseChanged(time=time.time(), state=phase))
+
+    def progressed(self) -> None:
+        """Say, every few seconds at most, that a phase without steps goes on."""
+        if self.monitor is None or not self._phase or self.monitor.ended:
+            return
+        if time.monotonic() - self._progress_told >= PROGRESS_SECONDS:
+            self._progress_told = time.monotonic()
+            with self.monitor.guard("phase"):
+                self.monitor.emit(events.Progressed(time=time.time()))
 
     def flush(self) -> None:
         """Take the figures that are still on their way. Waits for the device: only when the loop is over."""

@@ -37,16 +37,23 @@ def slowness(id: int, grid: Grid) -> Panel:
 
 
 def stall(id: int, grid: Grid) -> Panel:
-    spelt = facts.part("RunStalled", "critical", r"> on \(run\) (\d+) \+ (\d+) \* ([\w:]+)")
-    base, steps, mean = spelt.groups()
-    last = 'llm_training_last_step_timestamp_seconds{run="$run"}'
+    allowed = facts.part("RunStalled", "critical", r"(?s)> on \(run\)\s+(\(.+\))\s*$")[1]
+    progress = 'llm_training_last_progress_timestamp_seconds{run="$run"}'
     return signals(
         id,
-        "Time since the last step",
-        f"As of each scrape. Good: about the time of a step. RunStalled fires above the line, {base} s and {steps} "
-        "mean steps, unless the run evaluates or saves.",
-        [(f"min by (run) (timestamp({last}) - {last})", "since the last step")],
-        [limit("RunStalled", "critical", "above", f'{base} + {steps} * {mean}{{run="$run"}}')],
+        "Time since the last sign of progress",
+        "As of each scrape. A step, a batch of an evaluation, the begin or end of an evaluation or a checkpoint are "
+        "signs. Good: about the time of a step. RunStalled fires above the line: what the run may need for what it is "
+        "doing, by what it has needed so far.",
+        [(f"min by (run) (timestamp({progress}) - {progress})", "since the last sign")],
+        [
+            limit(
+                "RunStalled",
+                "critical",
+                "above",
+                f'{" ".join(allowed.split())} and on (run) llm_training_state{{run="$run"}}',
+            )
+        ],
         grid,
         runbooks=["RunStalled", "RunVanished"],
         unit="s",
