@@ -10,6 +10,7 @@ HERE = Path(__file__).resolve().parent
 DASHBOARDS = HERE / "dashboards"
 sys.path.insert(0, str(HERE))
 
+from generator.compare import layout as compare  # noqa: E402
 from generator.facts import GeneratorError  # noqa: E402
 from generator.gpu import layout as gpu  # noqa: E402
 from generator.monitoring import layout as monitoring  # noqa: E402
@@ -18,6 +19,7 @@ from generator.wall import layout as wall  # noqa: E402
 
 #: File name -> the function that makes the dashboard.
 FILES = {
+    "compare.json": compare.dashboard,
     "gpu.json": gpu.dashboard,
     "monitoring.json": monitoring.dashboard,
     "training.json": run.dashboard,

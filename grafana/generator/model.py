@@ -53,6 +53,7 @@ class Panel:
     overrides: Sequence[Json] = ()
     options: Json = field(default_factory=dict)
     transformations: Sequence[Json] = ()
+    max_points: int | None = None  # of each query; else as many as the panel is wide in pixels
     runbooks: Sequence[str] = ()  # alerts whose runbooks the panel's menu links to
 
     @property
@@ -85,6 +86,7 @@ class Panel:
             **({"links": [runbook_link(alert) for alert in self.runbooks]} if self.runbooks else {}),
             "fieldConfig": {"defaults": self.defaults, "overrides": [*overrides, *self.overrides]},
             "options": self.options,
+            **({"maxDataPoints": self.max_points} if self.max_points else {}),
             **({"transformations": list(self.transformations)} if self.transformations else {}),
         }
 

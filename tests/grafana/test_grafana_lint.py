@@ -26,7 +26,7 @@ NOT_APPLIED = {
 PLACES = {"llm_training_steps_total"}
 
 #: Grafana's panel types that we use; none that it has retired.
-TYPES = {"stat", "timeseries", "table", "bargauge", "state-timeline", "row", "text"}
+TYPES = {"stat", "timeseries", "table", "bargauge", "state-timeline", "trend", "row", "text"}
 
 
 def targets(dashboard: Dashboard) -> list[tuple[Dashboard, Dashboard]]:
