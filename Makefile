@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
+TOOLS := $(VENV)/.test-tools
 
 .PHONY: demo test lint format bench setup generate labelled-runs accuracy clean
 .DEFAULT_GOAL := demo
@@ -13,7 +14,7 @@ demo: setup
 	@exec $(BIN)/trading-llm demo $(if $(INJECT),--inject $(INJECT)) $(if $(HOLD),--hold)
 
 ## All tests, on real servers.
-test: setup
+test: setup $(TOOLS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 ## Style, types, generated files.
@@ -48,8 +49,13 @@ accuracy: setup
 ## .venv with all console scripts, and Prometheus and Alertmanager where they are missing.
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml .ci/constraints.txt .ci/setup .ci/install-compose
+$(STAMP): pyproject.toml .ci/constraints.txt .ci/setup
 	@PYTHON=$(PYTHON) .ci/setup $(VENV)
+	@touch $@
+
+# Docker Compose and Prometheus 3, where they can be had: the tests skip what they lack.
+$(TOOLS): .ci/install-test-tools | $(STAMP)
+	@.ci/install-test-tools $(VENV)
 	@touch $@
 
 clean:
