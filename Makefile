@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 TOOLS := $(VENV)/.test-tools
 
-.PHONY: demo test lint format bench setup generate labelled-runs accuracy clean
+.PHONY: demo test lint format bench setup generate screenshots labelled-runs accuracy clean
 .DEFAULT_GOAL := demo
 
 ## The main job without Docker: one fine-tuning, watched. INJECT=loss_rising for a fault, HOLD=1 to look around after.
@@ -34,6 +34,10 @@ generate: setup
 	$(BIN)/python -m training_exporter.reference docs/metrics.md
 	$(BIN)/python grafana/generate.py
 
+## Pictures of the dashboards from real runs, into docs/images. PREVIEW=DIR: a set up dashboard-preview; FRESH=1: new runs.
+screenshots: setup
+	$(BIN)/python tests/grafana/screenshots.py $(if $(FRESH),--fresh)
+
 ## Cost of watching, as ratios side by side in one run.
 bench: setup
 	$(BIN)/python -m tests.bench
@@ -59,4 +63,4 @@ $(TOOLS): .ci/install-test-tools | $(STAMP)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .screenshots .pytest_cache .mypy_cache .ruff_cache

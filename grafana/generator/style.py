@@ -19,7 +19,7 @@ MAIN, SECOND, THIRD, REFERENCE = "#5794f2", "#ff9830", "#d45ca0", "#8e8e8e"
 GOOD, LOOK, ACT, NEUTRAL = "#2ec4a0", "#ff9830", "#e02f44", "#8e8e8e"
 
 #: The same as a whole tile, under white or black text; DONE: it is over, and well.
-FINE, WARN, ALARM, DONE, IDLE = "#1a9a6c", "#ffb000", "#b5122e", "#2563d9", "#565b66"
+FINE, WARN, ALARM, DONE, IDLE = "#1a9a6c", "#ffb400", "#b5122e", "#2563d9", "#565b66"
 
 #: The main colour behind its own smoothed line.
 MAIN_FAINT = "rgba(87, 148, 242, 0.75)"
@@ -106,6 +106,7 @@ def tile(
     wide: bool = True,
     center: bool = False,
     value_size: int | None = 46,
+    name_size: int = 16,
     mappings: Sequence[Json] = (),
     overrides: Sequence[Json] = (),
     runbooks: Sequence[str] = (),
@@ -115,7 +116,7 @@ def tile(
 
     `names`: with the name of the series, beside the value where the tile is `wide`, else above it.
     """
-    text: Json = {"valueSize": value_size, **({"titleSize": 16} if names else {})} if value_size else {}
+    text: Json = {"valueSize": value_size, **({"titleSize": name_size} if names else {})} if value_size else {}
     return Panel(
         id,
         "stat",

@@ -14,8 +14,8 @@ def dashboard() -> Dashboard:
         "Training wall",
         "For a screen on the wall: from four metres it says “All well”, or what is wrong.",
         [
-            verdict.verdict(1, (0, 0, 13, 7)),
-            verdict.sentences(2, (13, 0, 11, 7)),
+            verdict.verdict(1, (0, 0, 14, 7)),
+            verdict.sentences(2, (14, 0, 10, 7)),
             tiles.run_state(3, (0, 7, 6, 4)),
             tiles.progress(4, (6, 7, 7, 4)),
             tiles.time_left(5, (13, 7, 6, 4)),

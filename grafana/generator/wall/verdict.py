@@ -111,14 +111,15 @@ def _verdict() -> str:
 
 def _firing_for() -> str:
     """Since when each alert fires, as a label `age`: minutes, from two hours on hours."""
-    seconds = f"time() - max by (alertname, where) ({where(f'ALERTS_FOR_STATE{{{SELECTED}}}')})"
+    seconds = f"(time() - max by (alertname, where) ({where(f'ALERTS_FOR_STATE{{{SELECTED}}}')}))"
     texts = (
-        (f"floor(({seconds}) / 60) < 120", "min"),
-        (f"floor((({seconds}) >= 7200) / 3600)", "h"),
+        (f"floor({seconds} / 60) < 1", "for less than a minute"),
+        (f"floor({seconds} / 60) >= 1 < 120", "for $1 min"),
+        (f"floor(({seconds} >= 7200) / 3600)", "for $1 h"),
     )
     return " or ".join(
-        f'label_replace(count_values by (alertname, where) ("age", {count}), "age", "for $1 {unit}", "age", "(.*)")'
-        for count, unit in texts
+        f'label_replace(count_values by (alertname, where) ("age", {count}), "age", "{text}", "age", "(.*)")'
+        for count, text in texts
     )
 
 
@@ -163,6 +164,7 @@ def sentences(id: int, grid: Grid) -> Panel:
         graph=False,
         names=True,
         wide=False,
-        value_size=None,
+        value_size=26,  # for three rows, whatever the length of a sentence
+        name_size=17,
         mappings=[words({"0": ("The alert rules see nothing wrong.", "transparent"), **texts})],
     )
