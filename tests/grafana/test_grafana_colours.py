@@ -69,7 +69,7 @@ def test_colours_differ(name: str, vision: str) -> None:
 
 @pytest.mark.parametrize("color", SETS["tiles"])
 def test_text_on_tiles_can_be_read(color: str) -> None:
-    """Grafana writes black on colours whose brightness (of 255) is above 180, else white; 3:1 is what large text needs."""
+    """Grafana writes black on colours whose brightness (of 255) is above 180, else white; large text needs 3:1."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     text = "#202226" if 0.299 * red + 0.587 * green + 0.114 * blue > 180 else "#f7f8fa"
     dark, light = sorted((luminance(color), luminance(text)))
