@@ -15,6 +15,7 @@ from generator.facts import GeneratorError  # noqa: E402
 from generator.gpu import layout as gpu  # noqa: E402
 from generator.monitoring import layout as monitoring  # noqa: E402
 from generator.run import layout as run  # noqa: E402
+from generator.text import layout as text  # noqa: E402
 from generator.wall import layout as wall  # noqa: E402
 
 #: File name -> the function that makes the dashboard.
@@ -22,6 +23,7 @@ FILES = {
     "compare.json": compare.dashboard,
     "gpu.json": gpu.dashboard,
     "monitoring.json": monitoring.dashboard,
+    "text.json": text.dashboard,
     "training.json": run.dashboard,
     "wall.json": wall.dashboard,
 }

@@ -109,6 +109,26 @@ class Row:
         return {"id": self.id, "type": "row", "title": self.title, "collapsed": False, "gridPos": grid, "panels": []}
 
 
+@dataclass(frozen=True)
+class Note:
+    """Words on the dashboard, in Markdown."""
+
+    id: int
+    title: str
+    markdown: str
+    grid: tuple[int, int, int, int]
+
+    def json(self) -> Json:
+        x, y, w, h = self.grid
+        return {
+            "id": self.id,
+            "type": "text",
+            "title": self.title,
+            "gridPos": {"x": x, "y": y, "w": w, "h": h},
+            "options": {"mode": "markdown", "content": self.markdown},
+        }
+
+
 def runbook_link(alert: str) -> Json:
     """A link to what to do about an alert of alerts/rules; raises GeneratorError when there is none of that name."""
     names = {rule.name for rule in alerts()}
@@ -192,7 +212,7 @@ class Dashboard:
     uid: str
     title: str
     description: str
-    panels: Sequence[Panel | Row]
+    panels: Sequence[Panel | Row | Note]
     variables: Sequence[Variable]
     links: Sequence[Json]
     tags: Sequence[str]

@@ -49,7 +49,6 @@ def events(run: str, start: float, step_seconds: float = STEP_SECONDS) -> Iterat
             "batch_size": "8",
             "learning_rate": f"{PEAK:g}",
             "gpu": "NVIDIA A100-SXM4-80GB",  # the profile knows what it should give
-            "gpus": "1",
         },
     )
     for step in range(1, STEPS + 1):

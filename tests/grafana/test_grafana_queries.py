@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from generator import facts, queries
+from generator import facts, family, queries
 from grafana_files import DASHBOARD_FILES, panels
 from grafana_live import BROKEN, CRASHED, HEALTHY, LIVE, PAST, Recording, Situation
 
@@ -60,6 +60,10 @@ NOTHING_TO_SHOW = {
     (PAST, "gpu:llm_gpu"): "the GPU was not watched then",
     **{(PAST, of): "no target was scraped then" for of in ("up", "training_exporter", "prometheus_", "alertmanager_")},
     (PAST, "ALERTS"): "no rule was evaluated then",
+    (LIVE, "run:llm_training_text_quality"): "it has not come to the stage at which texts are scored",
+    (CRASHED, "run:llm_training_text_quality"): "it has not come to the stage at which texts are scored",
+    (LIVE, "llm_training_text"): "as above",
+    (CRASHED, "llm_training_text"): "as above",
 }
 
 
@@ -180,9 +184,10 @@ def test_no_panel_is_empty_in_the_preview(dashboard: dict[str, Any], recording: 
     if not PREVIEW.is_file() or shutil.which("node") is None:
         pytest.skip(f"{PREVIEW} and node are needed, which are no part of this repository")
     (file,) = (file for file in DASHBOARD_FILES if json.loads(file.read_text(encoding="utf-8")) == dashboard)
-    at = recording.situations[LIVE]
+    run = HEALTHY if dashboard["uid"] == family.TEXT_QUALITY else LIVE  # the one whose texts were scored
+    at = recording.situations[run]
     command = [PREVIEW, "--dashboard", file, "--prometheus", recording.url, "--scrape-interval", "1s"]
-    command += ["--from", f"{at.since * 1000:.0f}", "--to", f"{at.until * 1000:.0f}", "--var", f"run={LIVE}"]
+    command += ["--from", f"{at.since * 1000:.0f}", "--to", f"{at.until * 1000:.0f}", "--var", f"run={run}"]
     command += ["--no-render", "--fail-empty", "--dump-empty"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
