@@ -40,7 +40,9 @@ class RunStarted(Event):
     """The process took up the run; `step` > 0 when it resumes from a checkpoint.
 
     `settings` are the run's own settings as `llm_training_run_info` and the alerts' messages show them.
-    The learning-rate schedule is Hugging Face's `lr_scheduler_type` with `warmup_steps` (0 when it has none).
+    Every `timing_steps` steps the time was taken: 1 in a live run, more in a record where the steps between are
+    spread evenly. The learning-rate schedule is Hugging Face's `lr_scheduler_type` with `warmup_steps` (0 when it has
+    none).
     """
 
     kind: ClassVar[str] = "run_started"
@@ -50,6 +52,7 @@ class RunStarted(Event):
     step: int = 0
     tokens: int = 0
     logging_steps: int = 1
+    timing_steps: int = 1
     peak_learning_rate: float | None = None
     lr_scheduler: str | None = None
     warmup_steps: int = 0

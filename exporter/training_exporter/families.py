@@ -474,7 +474,7 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
     Family(
         "llm_training_speed_drop_zscore",
         "gauge",
-        "How far that is below what is usual, in standard deviations of single steps.",
+        "How far that is below what is usual, in standard deviations of such a median.",
         lambda s: s.pace_signals.zscore,
     ),
     # The profile: what is expected of the run where it stands

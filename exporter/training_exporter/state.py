@@ -253,7 +253,7 @@ class RunState:
         self._recent_durations.clear()
         self._untold_durations.clear()
         # Another process, perhaps on another machine: what was usual for the one before says nothing.
-        self.pace_signals = PaceSignals(event.max_steps)
+        self.pace_signals = PaceSignals(event.max_steps, max(1, event.timing_steps))
         self._deviations, self._deviation_step = SlidingExtreme(LEARNING_RATE_HOLD), -1
         self.learning_rate_deviation_ratio, self._skipped_steps = None, 0
         if self.signals is None:

@@ -132,6 +132,17 @@ def test_a_step_that_goes_back_is_a_restart(tmp_path: Path) -> None:
     assert found[-1].time - found[0].time == pytest.approx(40.0), "the steps that were made twice took their time twice"
 
 
+def test_between_an_interruption_and_the_restart_nothing_ran(tmp_path: Path) -> None:
+    before = [{**entry(n), "wall_time": START + n} for n in range(1, 21)]
+    after = [{**entry(n), "wall_time": START + 7200 + n} for n in range(11, 31)]
+    found = replay(write(tmp_path, {"max_steps": 30, "log_history": before + after}))
+    first_end, restart = of(events.RunEnded, found)[0], of(events.RunStarted, found)[1]
+    assert (first_end.time, first_end.state) == (START + 20, "interrupted")
+    assert restart.time == START + 7210
+    durations = [step.duration_seconds for step in of(events.StepEnded, found)]
+    assert durations == pytest.approx([1.0] * 40)
+
+
 def test_an_epoch_that_goes_back_is_a_restart(tmp_path: Path) -> None:
     history = [entry(n) for n in range(1, 21)] + [entry(n, epoch=(n - 10) / 10) for n in range(21, 31)]
     starts = of(events.RunStarted, replay(write(tmp_path, {"max_steps": 30, "log_history": history})))

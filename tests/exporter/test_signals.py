@@ -40,8 +40,8 @@ def rises(g: LossSignals) -> bool:
         and g.rise_ratio > 0.7
         and g.smoothed > 1.7 * g.initial
     )
-    long = both(g.sustained_rise_ratio, g.sustained_rise_zscore, 0.25)
-    return both(g.rise_ratio, g.rise_zscore, 0.4) or long or at_once
+    long = both(g.sustained_rise_ratio, g.sustained_rise_zscore, 0.3)
+    return both(g.rise_ratio, g.rise_zscore, 0.45) or long or at_once
 
 
 def fluctuates(g: LossSignals) -> bool:
@@ -218,6 +218,16 @@ def test_two_sources_in_turn_fluctuate() -> None:
     assert seen < 30
 
 
+@pytest.mark.parametrize("points", [120, 1000])
+@pytest.mark.parametrize("width", [1, 2])
+def test_spikes_that_keep_coming_fluctuate(points: int, width: int) -> None:
+    healthy = curve(points, 3, noise=0.03)
+    onset = points // 3
+    found = first([2.5 * x if n >= onset and n % 7 < width else x for n, x in enumerate(healthy)], fluctuates)
+    assert found is not None
+    assert onset <= found <= onset + points // 2
+
+
 def test_zigzag_sees_turns_and_not_trends() -> None:
     def of(values: list[float]) -> float:
         zigzag = Zigzag(20, needed=10)
@@ -297,6 +307,15 @@ def test_random_subsets_fluctuate_and_a_descent_does_not() -> None:
     assert evaluated([(1.0, 0.7), (3.0, 0.7), (1.0, 0.7)]).fluctuation_ratio is None
 
 
+def test_evaluations_that_fluctuate_do_so_however_calm_they_began() -> None:
+    calm = [1.0, 0.95, 0.92, 0.9, 0.89, 0.88]
+    wild = [*calm, 1.3, 0.8, 1.2, 0.7, 1.1]
+    assert (evaluated([(x, 0.8) for x in calm]).fluctuation_ratio or 0) < 0.01
+    assert (evaluated([(x, 0.8) for x in wild]).fluctuation_ratio or 0) > 0.15
+    once = [*calm, 1.3, 0.87, 0.87]
+    assert (evaluated([(x, 0.8) for x in once]).fluctuation_ratio or 0) < 0.02
+
+
 @given(st.lists(st.tuples(st.floats(-10, 100), st.one_of(st.none(), st.floats(-10, 100))), max_size=40))
 def test_whatever_is_evaluated_the_figures_are_finite(pairs: list[tuple[float, float | None]]) -> None:
     signals = evaluated(pairs)
@@ -319,7 +338,7 @@ def timed(seconds: list[float], tokens: list[int] | None = None, expected: int |
 
 def slow(pace: PaceSignals) -> bool:
     """ThroughputDrop, as the rule has it."""
-    return pace.ratio is not None and pace.zscore is not None and pace.ratio < 0.7 and pace.zscore > 4
+    return pace.ratio is not None and pace.zscore is not None and pace.ratio < 0.7 and pace.zscore > 6
 
 
 def jittered(steps: int, seed: int = 1) -> list[float]:
@@ -341,6 +360,29 @@ def test_slow_first_batches_and_slow_steps_here_and_there_are_nothing() -> None:
     seconds = [5.0, 4.0, 3.0, *jittered(297, 2)]
     for n in range(30, 300):
         assert not slow(timed(seconds[:n], expected=300))
+
+
+def test_a_slowdown_that_creeps_in_is_one() -> None:
+    creeping = [s * (1 + max(0, n - 100) / 100) for n, s in enumerate(jittered(300, 3))]
+    assert any(slow(timed(creeping[:n], expected=300)) for n in range(200, 300))
+
+
+def test_speed_that_changes_from_step_to_step_by_nature_is_no_slowdown() -> None:
+    rng = random.Random(5)
+    uneven = [rng.choice((0.4, 0.7, 1.0, 1.8, 2.6)) for _ in range(400)]
+    assert not any(slow(timed(uneven[:n], expected=400)) for n in range(100, 400, 7))
+
+
+def test_a_time_that_is_spread_over_steps_counts_once() -> None:
+    """Every tenth step was timed, and one of these times holds a checkpoint."""
+    seconds = [s for n in range(30) for s in [3.0 if n == 25 else 1.0 + 0.01 * (n % 3)] * 10]
+    pace = PaceSignals(300, timing_steps=10)
+    for duration in seconds:
+        pace.add_step(duration)
+        pace.add_tokens(1000, duration)
+        assert not slow(pace)
+    assert pace.ratio is not None
+    assert slow(timed(seconds[:260], expected=300))
 
 
 def test_longer_and_shorter_examples_are_no_slowdown() -> None:

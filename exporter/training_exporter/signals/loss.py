@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from statistics import fmean, median
+from statistics import median
 
-from training_exporter.signals.windows import TINY, Halfway, SlidingExtreme, Zigzag, clamp, scaled
+from training_exporter.signals.windows import TINY, Halfway, SlidingExtreme, Zigzag, clamp, mean, scaled
 
 #: Points per run that the windows assume when the run does not say how many it will have.
 _USUAL_POINTS = 500
@@ -17,6 +17,8 @@ _SCALE_FLOOR = 0.1
 _FEW_POINTS = 10
 #: Variance of a median over that of a mean.
 _MEDIAN_VARIANCE = math.pi / 2
+#: Points of a burst: between the first and the last the loss need not turn.
+_BURST = 3
 #: A first loss that is this many times as high as the ones after it, or as low, is not like them.
 _ODD = 2.0
 
@@ -32,10 +34,11 @@ class LossSignals:
     """
 
     __slots__ = (
-        "_alpha", "_best_variance", "_first", "_first_count", "_from_start", "_halfway", "_held", "_held_long",
-        "_held_long_zscores", "_held_zscores", "_mean_square", "_noise_points", "_previous", "_signed", "_spikes",
-        "_widest", "_zigzag", "best", "improvement_ratio", "initial", "points", "recent_improvement_ratio",
-        "rise_ratio", "rise_zscore", "smoothed", "spike_zscore", "sustained_rise_ratio", "sustained_rise_zscore",
+        "_alpha", "_best_halfway", "_best_variance", "_burst", "_bursts", "_first", "_first_count", "_from_start",
+        "_halfway", "_held", "_held_long", "_held_long_zscores", "_held_zscores", "_mean_square", "_noise_points",
+        "_previous", "_signed", "_spikes", "_widest", "_zigzag", "best", "improvement_ratio", "initial", "points",
+        "recent_improvement_ratio", "rise_ratio", "rise_zscore", "smoothed", "spike_zscore", "sustained_rise_ratio",
+        "sustained_rise_zscore",
     )  # fmt: skip
 
     def __init__(self, expected_points: int | None, *, from_start: bool = True) -> None:
@@ -55,8 +58,12 @@ class LossSignals:
         self._held, self._held_zscores = SlidingExtreme(hold), SlidingExtreme(hold)
         self._held_long, self._held_long_zscores = SlidingExtreme(hold_long), SlidingExtreme(hold_long)
         self._spikes = SlidingExtreme(hold, largest=True)
-        self._zigzag = Zigzag(scaled(points / 20, 12, 40), needed=12)
-        self._halfway = Halfway()
+        width, needed = scaled(points / 20, 12, 40), int(clamp(points / 8, 6, 12))
+        self._zigzag = Zigzag(width, needed)
+        # Bursts of a few points turn nowhere in between: seen from further away they do.
+        self._bursts = Zigzag(width / _BURST, max(3, needed // _BURST))
+        self._burst: list[float] = []
+        self._halfway, self._best_halfway = Halfway(), Halfway()
 
         self.points = 0
         #: Bias-corrected exponential mean of the loss.
@@ -82,12 +89,14 @@ class LossSignals:
     @property
     def fluctuation(self) -> float | None:
         """Typical to and fro from point to point, in the unit of the loss (nats per token)."""
-        return None if self._signed else self._zigzag.value
+        near = None if self._signed else self._zigzag.value
+        return None if near is None else max(near, self._bursts.value or 0.0)
 
     @property
     def fluctuation_ratio(self) -> float | None:
         """The same as a share of the loss."""
-        return None if self._signed else self._zigzag.ratio
+        near = None if self._signed else self._zigzag.ratio
+        return None if near is None else max(near, self._bursts.ratio or 0.0)
 
     def add(self, loss: float) -> None:
         """Take one logged loss; a non-finite one is no point (the run state counts it)."""
@@ -103,6 +112,10 @@ class LossSignals:
             self._compare(loss)
         self._previous = (self._previous[1], loss)
         self._zigzag.add(loss)
+        self._burst.append(loss)
+        if len(self._burst) == _BURST:
+            self._bursts.add(mean(self._burst))
+            self._burst.clear()
 
     def _follow(self, loss: float) -> None:
         """Level and noise. The window grows with the points so far, so that a young run is followed closely."""
@@ -131,8 +144,8 @@ class LossSignals:
         if first > _ODD * median(later) > 0:
             # A first point that is an outlier (it may hold what came before the first step) is not where it began.
             typical = median(later)
-            self.smoothed = fmean(later)
-            self._mean_square = fmean((b - a) ** 2 for a, b in pairwise(later)) / 2
+            self.smoothed = mean(later)
+            self._mean_square = mean([(b - a) * (b - a) for a, b in pairwise(later)]) / 2
         elif 0 < first < typical / _ODD:
             # A run that diverges at once began where its first loss was.
             typical = first
@@ -167,9 +180,11 @@ class LossSignals:
             self.sustained_rise_ratio = self._held_long.add(excess / scale)
         if self.initial and self.initial > TINY:
             self.improvement_ratio = 1 - smoothed / self.initial
-        half = self._halfway.add(smoothed)
-        if half and half > TINY:
-            self.recent_improvement_ratio = 1 - smoothed / half
+        # Of the mean or of the best, whichever got on: a mean that swings may be up by chance, and a best that chance
+        # has made early may stay the best for long.
+        half, best_half = self._halfway.add(smoothed), self._best_halfway.add(best)
+        if half and half > TINY and best_half and best_half > TINY:
+            self.recent_improvement_ratio = 1 - min(smoothed / half, best / best_half)
 
     def _end_ratios(self) -> None:
         self._signed = True

@@ -10,8 +10,10 @@ from training_exporter.signals.windows import scaled
 
 #: Spread of single steps, as a difference of logarithms, that is assumed at least.
 _LEAST_SPREAD = 0.02
-#: Normal deviations from the median to the upper quartile.
-_QUARTILE = 0.6745
+#: Upper quartile of the distance between two values of a normal distribution, in its deviations.
+_DISTANCE_QUARTILE = 1.1503 * math.sqrt(2)
+#: Deviation of a median over that of a mean.
+_MEDIAN_DEVIATION = math.sqrt(math.pi / 2)
 
 
 class Quartiles:
@@ -72,18 +74,23 @@ class Quartiles:
 class _Speed:
     """One speed beside its own past."""
 
-    __slots__ = ("_needed", "_recent", "_usual", "_window")
+    __slots__ = ("_changes", "_needed", "_recent", "_scale", "_usual", "_window")
 
     def __init__(self, window: int) -> None:
         self._window: deque[float] = deque(maxlen=window)
         self._recent: list[float] = []  # the window, sorted
         self._usual = Quartiles()
+        self._changes = Quartiles()
         self._needed = 3 * window
+        self._scale = _MEDIAN_DEVIATION / _DISTANCE_QUARTILE / math.sqrt(window)
 
     def add(self, value: float) -> tuple[float, float] | None:
         """Take a speed; the ratio of the recent median to the usual one, and how many deviations it is below it."""
         window, recent, usual = self._window, self._recent, self._usual
         level = math.log(value)
+        if window:
+            # From step to step: a slowdown, however gradual, is no noise that it could hide behind.
+            self._changes.add(abs(level - window[-1]))
         if len(window) == window.maxlen:
             del recent[bisect_left(recent, window[0])]
         window.append(level)
@@ -91,10 +98,8 @@ class _Speed:
         usual.add(level)
         if usual.count < self._needed:
             return None
-        median = usual.median
-        below = median - recent[len(recent) // 2]
-        # The spread towards faster steps: slow ones would hide behind their own before they are the usual ones.
-        return math.exp(-below), below / max(_LEAST_SPREAD, (usual.upper - median) / _QUARTILE)
+        below = usual.median - recent[len(recent) // 2]
+        return math.exp(-below), below / (self._scale * max(_LEAST_SPREAD * _DISTANCE_QUARTILE, self._changes.upper))
 
 
 class PaceSignals:
@@ -102,25 +107,30 @@ class PaceSignals:
 
     The run is slow only when both its tokens per second and its steps per second are: longer examples make fewer
     steps, shorter ones fewer tokens per second where batches are padded, and neither is a fault. `expected_steps` is
-    how many steps the run will make (None when unknown).
+    how many steps the run will make (None when unknown). Where time was taken only every `timing_steps` steps and is
+    spread over them, one of them counts.
     """
 
-    __slots__ = ("_by_steps", "_by_tokens", "_steps", "_tokens")
+    __slots__ = ("_by_steps", "_by_tokens", "_step_calls", "_steps", "_timing_steps", "_token_calls", "_tokens")
 
-    def __init__(self, expected_steps: int | None) -> None:
-        window = int(scaled((expected_steps or 1000) / 40, 7, 31))
+    def __init__(self, expected_steps: int | None, timing_steps: int = 1) -> None:
+        window = int(scaled((expected_steps or 1000) / timing_steps / 40, 7, 31))
+        self._timing_steps = timing_steps
+        self._step_calls = self._token_calls = 0
         self._tokens, self._steps = _Speed(window), _Speed(window)
         self._by_tokens: tuple[float, float] | None = None
         self._by_steps: tuple[float, float] | None = None
 
     def add_step(self, seconds: float) -> None:
         """Take the duration of an optimizer step."""
-        if seconds > 0:
+        self._step_calls += 1
+        if seconds > 0 and self._step_calls % self._timing_steps == 0:
             self._by_steps = self._steps.add(1 / seconds)
 
     def add_tokens(self, tokens: int, seconds: float) -> None:
         """Take the non-padding tokens of an optimizer step and its duration."""
-        if seconds > 0 and tokens > 0:
+        self._token_calls += 1
+        if seconds > 0 and tokens > 0 and self._token_calls % self._timing_steps == 0:
             self._by_tokens = self._tokens.add(tokens / seconds)
 
     @property
@@ -132,7 +142,7 @@ class PaceSignals:
 
     @property
     def zscore(self) -> float | None:
-        """How far that is below what is usual, in deviations of single steps."""
+        """How far that is below what is usual, in deviations of such a median."""
         if self._by_steps is None:
             return None
         return min(self._by_steps[1], self._by_tokens[1]) if self._by_tokens else self._by_steps[1]

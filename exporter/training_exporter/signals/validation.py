@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from training_exporter.signals.windows import TINY, Halfway, Zigzag
+from training_exporter.signals.windows import TINY, Halfway, mean
 
 #: Evaluations over which a statistic must hold: at least two, because one that is off may be chance and fine-tunings
 #: have few, and a quarter of those so far, because among a hundred two in a row are chance as well.
@@ -28,6 +28,35 @@ class _Held:
         return min(list(self._values)[-hold:]) if self._count >= hold else None
 
 
+class _Turns:
+    """Mean to and fro of the last evaluations, as `Zigzag` has it, for series of a few values.
+
+    The largest turn is left out: one evaluation that is off is one turn.
+    """
+
+    __slots__ = ("_turns", "_values", "ratio")
+
+    #: Evaluations that make it known.
+    _NEEDED = 5
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=_LARGEST_HOLD)
+        self._turns: deque[float] = deque(maxlen=_LARGEST_HOLD - 2)
+        #: As a share of the mean of the values; None where that is not positive.
+        self.ratio: float | None = None
+
+    def add(self, value: float) -> None:
+        values, turns = self._values, self._turns
+        values.append(value)
+        if len(values) < 3:
+            return
+        before, step = values[-2] - values[-3], value - values[-2]
+        turns.append(min(abs(before), abs(step)) if before * step < 0 else 0.0)
+        if len(values) >= self._NEEDED:
+            level = mean(values)
+            self.ratio = (sum(turns) - max(turns)) / (len(turns) - 1) / level if level > TINY else None
+
+
 class ValidationSignals:
     """Statistics of the validation loss, each beside the smoothed training loss of its time.
 
@@ -35,13 +64,13 @@ class ValidationSignals:
     """
 
     __slots__ = (
-        "_best_gap", "_divergences", "_gaps", "_growths", "_halfway", "_zigzag", "best", "divergence_ratio",
+        "_best_gap", "_divergences", "_gaps", "_growths", "_halfway", "_turns", "best", "divergence_ratio",
         "gap_growth_ratio", "gap_ratio", "recent_improvement_ratio",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._divergences, self._gaps, self._growths = _Held(), _Held(), _Held()
-        self._zigzag = Zigzag(8, needed=3)
+        self._turns = _Turns()
         self._halfway = Halfway()
         self._best_gap: float | None = None
 
@@ -60,7 +89,7 @@ class ValidationSignals:
     @property
     def fluctuation_ratio(self) -> float | None:
         """Typical to and fro from evaluation to evaluation, as a share of the validation loss."""
-        return self._zigzag.ratio
+        return self._turns.ratio
 
     def add(self, loss: float, training_loss: float | None) -> None:
         """Take an evaluation's loss and the smoothed training loss of the moment (None when there is none)."""
@@ -79,4 +108,4 @@ class ValidationSignals:
             self.recent_improvement_ratio = None if half is None else 1 - self.best / half
         if gap is not None:
             self.gap_ratio = self._gaps.add(gap - 1)
-        self._zigzag.add(loss)
+        self._turns.add(loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 
 #: A turn of this share of the level is never cut, so that a series that begins flat can show what it does later.
 _LEAST_TURN = 0.05
@@ -14,6 +15,11 @@ TINY = 1e-9
 def clamp(value: float, low: float, high: float) -> float:
     """`value`, or the bound that it is beyond."""
     return min(max(value, low), high)
+
+
+def mean(values: Collection[float]) -> float:
+    """The mean, also of numbers whose sum is beyond the largest float."""
+    return sum(value / len(values) for value in values)
 
 
 def scaled(points: float, low: float, high: float) -> float:
@@ -80,14 +86,14 @@ class Zigzag:
     none does. A trend, however steep, a level that steps once, and the slow side of a sawtooth are thus no
     fluctuation. About 0.6 standard deviations of pure noise.
 
-    One turn counts as five usual ones at most, and the largest of the first ones not at all: a spike is not many
+    One turn counts as eight usual ones at most, and the largest of the first ones not at all: a spike is not many
     small ones. `window` is the width of the exponential mean in values, `needed` how many differences make it known.
     """
 
     __slots__ = ("_alpha", "_count", "_first", "_last", "_level", "_mean", "_needed", "_step", "ratio", "value")
 
     #: Usual turns that one counts as at most.
-    _MOST = 5.0
+    _MOST = 8.0
 
     def __init__(self, window: float, needed: int) -> None:
         self._alpha = 2 / (1 + window)

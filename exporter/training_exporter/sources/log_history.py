@@ -116,6 +116,7 @@ def events_of(
         num_epochs=header.num_epochs,
         step=step,
         logging_steps=interval,
+        timing_steps=interval if timed else 1,
         peak_learning_rate=header.peak_learning_rate,
         lr_scheduler=header.lr_scheduler,
         warmup_steps=header.warmup_steps,
@@ -130,6 +131,9 @@ def events_of(
         if went_back:
             step = min(step, max(0, entry.step - interval)) if entry.step < step else step
             logged = step
+            # Nothing ran in between, for however long that was.
+            yield events.RunEnded(time=now, state="interrupted", reason="taken up again later")
+            now = max(now, time - (entry.step - step) * pace)
             yield dataclasses.replace(started, time=now, step=step)
         evaluation = entry.validation_loss is not None
         # An evaluation is logged at its end; the steps before it were done when it began.
