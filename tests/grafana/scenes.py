@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from grafana_live import Recording, start_prometheus
+from grafana_live import Recording, inbox, start_alertmanager, start_prometheus
 
 from training_exporter.stack.servers import Child, Stack
 
@@ -44,8 +44,9 @@ def record(folder: Path, say: Callable[[str], None]) -> list[Scene]:
     targets = folder / "targets"
     targets.mkdir()
     scenes: list[Scene] = []
-    with Stack(folder / "logs") as stack:
-        prometheus = start_prometheus(stack, folder, targets)
+    with inbox(folder) as receiver, Stack(folder / "logs") as stack:
+        alertmanager = start_alertmanager(stack, folder, receiver)
+        prometheus = start_prometheus(stack, folder, targets, alertmanager=alertmanager)
         environment = {**os.environ, "TRAINING_EXPORTER_TARGETS_DIR": str(targets), "OMP_NUM_THREADS": "1"}
         gpu = [sys.executable, "-m", "training_exporter.cli", "gpu", "--replay", "healthy", "--port", "0"]
         stack.start("gpu", gpu, environment=environment)

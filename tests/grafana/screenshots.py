@@ -29,10 +29,12 @@ IMAGES = ROOT / "docs" / "images"
 #: Where it is looked for, the first that has been set up.
 PREVIEWS = (os.environ.get("PREVIEW", ""), "/tmp/dashboard-preview", str(ROOT.parent / "shared" / "dashboard-preview"))
 
-#: The wall is pictured in every scene; the other dashboards in one, healthy unless said here.
-SCENE_OF = {"wall": None, "text": "finished", "compare": "overfitting"}
-#: Of a picture: it stays small.
-COLORS = 256
+#: The scene in which a dashboard is pictured, if it is not `healthy`. The wall is pictured in all.
+SCENE_OF = {"text": "finished"}
+#: No picture: the preview draws no panels of type `trend`.
+UNDRAWN = {"compare"}
+#: Of a picture: so it stays small, and looks as it is.
+COLORS = 128
 
 
 def preview() -> Path | None:
@@ -53,9 +55,8 @@ def draw(render: Path, url: str, dashboard: Path, scene: Scene, out: Path, optio
         if not raw.is_file():
             raise StackError(f"{render} drew nothing:\n{(done.stderr or done.stdout)[-2000:]}")
         with Image.open(raw) as image:
-            image.convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-                out, optimize=True
-            )
+            few = image.convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE, 3, dither=Image.Dither.NONE)
+            few.save(out, optimize=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,17 +77,24 @@ def main(arguments: list[str] | None = None) -> int:
         parsed.to.mkdir(parents=True, exist_ok=True)
         with Stack(FOLDER / "logs") as stack:
             url = _serve(stack)
-            for dashboard in (file for file in DASHBOARD_FILES if parsed.only in (None, file.stem)):
-                chosen = SCENE_OF.get(dashboard.stem, "healthy")
+            for dashboard in _pictured(parsed.only):
                 for scene in recorded:
-                    if chosen in (None, scene.name):
-                        out = parsed.to / (f"wall-{scene.name}.png" if chosen is None else f"{dashboard.stem}.png")
-                        draw(render, url, dashboard, scene, out, tuple(parsed.options))
-                        print(f"{out}  {out.stat().st_size / 1000:.0f} kB")
+                    if dashboard.stem == "wall":
+                        out = parsed.to / f"wall-{scene.name}.png"
+                    elif scene.name == SCENE_OF.get(dashboard.stem, "healthy"):
+                        out = parsed.to / f"{dashboard.stem}.png"
+                    else:
+                        continue
+                    draw(render, url, dashboard, scene, out, tuple(parsed.options))
+                    print(f"{out}  {out.stat().st_size / 1000:.0f} kB")
     except (StackError, AssertionError) as error:  # the latter: what was waited for did not happen
         print(f"screenshots.py: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _pictured(only: str | None) -> list[Path]:
+    return [file for file in DASHBOARD_FILES if only in (None, file.stem) and file.stem not in UNDRAWN]
 
 
 def _serve(stack: Stack) -> str:
