@@ -58,4 +58,5 @@ def test_compose_sets_the_environment_and_mounts_the_directories() -> None:
     assert service["environment"]["DASHBOARDS_DIR"] == mounts["./grafana/dashboards"]
     assert service["environment"]["GF_PATHS_PROVISIONING"] == mounts["./grafana/provisioning"]
     home = service["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
-    assert home.removeprefix(mounts["./grafana/dashboards"] + "/") in {file.name for file in DASHBOARD_FILES}
+    assert home.removeprefix(mounts["./grafana/dashboards"] + "/") == "wall.json"
+    assert "wall.json" in {file.name for file in DASHBOARD_FILES}

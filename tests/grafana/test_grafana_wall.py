@@ -274,6 +274,8 @@ def test_tiles_take_the_colour_of_their_alerts(title: str, tmp_path: Path) -> No
         tone = severity if (name, severity) in named else "well"
         series = {**base, series_of("ALERTS", labels_of(alert)[0]): ALWAYS}
         cases.append(Case(expr(title), series, {series_of("", {**labels, "tone": tone}): 5}))
+    unguarded = {name: values for name, values in base.items() if name not in WATCHDOG}
+    cases.append(Case(expr(title), unguarded, {series_of("", {**labels, "tone": "past"}): 5}))
     check(cases, tmp_path)
 
 

@@ -1,7 +1,7 @@
 """Tiles of the wall: figures that can be read from four metres, in the colour of the alerts that are about them.
 
 A tile is green, orange or red because an alert with one of its signs fires or does not: it cannot disagree with the
-alerts. Grey: the figure is of a run that is over.
+alerts. Grey: the figure is of a run that is over, or nobody looks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from generator import facts
 from generator.model import Json, Panel, Target
 from generator.style import ALARM, FINE, IDLE, MAIN, WARN, Grid, above, fixed, progress_bar, tile, words
 from generator.wall import runs
+from generator.wall.verdict import WATCHDOG
 from training_exporter.events import STATES
 
 _TONES = {"critical": ALARM, "warning": WARN, "well": FINE, "past": IDLE}
@@ -43,7 +44,8 @@ def _toned(value: str, alerts: Sequence[facts.Alert], alive: str, on: str) -> st
         return toned(severity, f" and on ({on}) {fires}")
 
     tones = [firing(severity) for severity in ("critical", "warning") if any(a.severity == severity for a in alerts)]
-    return f" or on ({on}) ".join([*tones, toned("well", f" and on ({on}) {alive}"), toned("past", "")])
+    well = f"{f' and on ({on}) {alive}' if alive else ''} and on () {WATCHDOG}"
+    return f" or on ({on}) ".join([*tones, toned("well", well), toned("past", "")])
 
 
 def _figure(
@@ -69,7 +71,7 @@ def _figure(
         id,
         title,
         f"{description} Orange when a warning of these fires, red when it is critical: {', '.join(names)}. Green: none "
-        "does. Grey: the run is over.",
+        "does. Grey: the run is over, or the rules are not evaluated.",
         [Target(_toned(value, alerts, alive, on), "{{tone}}", instant=True)],
         grid,
         no_value=no_value,
@@ -78,6 +80,7 @@ def _figure(
         graph=False,
         value_size=None,
         overrides=colored,
+        runbooks=list(dict.fromkeys(alert.name for alert in alerts)),
         **more,
     )
 
@@ -161,7 +164,7 @@ def gpu_memory(id: int, grid: Grid) -> Panel:
         "max(gpu:llm_gpu_memory_used:ratio)",
         ["gpu_memory_high", "gpu_memory_growing"],
         grid,
-        alive='ALERTS{alertname="Watchdog"}',
+        alive="",
         on="",
         no_value="no GPU",
         unit="percentunit",

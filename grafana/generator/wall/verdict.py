@@ -166,5 +166,6 @@ def sentences(id: int, grid: Grid) -> Panel:
         wide=False,
         value_size=26,  # for three rows, whatever the length of a sentence
         name_size=17,
+        links=[{"title": "Runbook", "url": "${runbooks}/${__field.labels.alertname}", "targetBlank": True}],
         mappings=[words({"0": ("The alert rules see nothing wrong.", "transparent"), **texts})],
     )
