@@ -76,7 +76,7 @@ def tokens_per_second(id: int, grid: Grid) -> Panel:
                 REFERENCE,
             ),
             Target(
-                shown(f"max by (run) (avg_over_time({usual}))"),
+                shown(f"(max by (run) (avg_over_time({usual})) and on (run) llm_training_tokens_per_second{SELECTED})"),
                 "usual for this run",
                 properties=line(REFERENCE, 2, dash=True),
             ),

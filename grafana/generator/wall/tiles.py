@@ -207,16 +207,16 @@ def progress(id: int, grid: Grid) -> Panel:
 
 
 def time_left(id: int, grid: Grid) -> Panel:
-    """Left while the run is at work; since its end afterwards."""
+    """Left while the run is at work; afterwards, since it was last seen."""
     alive = f"({runs.at_work()})"
     left = f'label_replace({runs.last("llm_training_remaining_seconds")} and on (run) {alive}, "what", "left", "", "")'
     seen = runs.last("run:llm_training_state:scraped_timestamp_seconds")
-    over = f'label_replace(time() - ({seen}), "what", "since its end", "", "")'
+    over = f'label_replace(time() - ({seen}), "what", "since it was last seen", "", "")'
     return tile(
         id,
         "Time",
         "While the run is at work: time left at the pace so far, evaluations and checkpoints included. Afterwards: "
-        "since when it is over.",
+        "since when Prometheus has not seen it.",
         [Target(f"{left} or on () ({over} unless on (run) {alive})", "{{what}}", instant=True)],
         grid,
         no_value="no run",
