@@ -34,6 +34,7 @@ HEADLINES = {
     "ThroughputDrop": "Slowed down",
     "ThroughputLow": "Far too slow",
     "CheckpointStale": "No checkpoint",
+    "TextQuality": "Poor texts",
 }
 SEVERITIES = {"critical": ALARM, "warning": WARN, "info": IDLE}
 
