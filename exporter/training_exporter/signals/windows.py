@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection
 
 #: A turn of this share of the level is never cut, so that a series that begins flat can show what it does later.
-_LEAST_TURN = 0.05
+_LEAST_TURN = 0.15
 #: A loss below this is zero: a ratio to it says nothing.
 TINY = 1e-9
 
