@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from altered_runs import healthy, make
 from run_labels import LABELS_FILE, LabelError, read_curve, read_labels
 from run_scores import Score, Verdict, alerts_by_run, by_sign, judge, median_delay, score
 
@@ -37,6 +38,8 @@ SETS = {
     "own": "fine-tunings of the embedded model, made by `make labelled-runs`",
     "runs": "`../shared/runs`: real small fine-tunings, healthy ones and ones with one injected fault",
     "wild": "`../shared/wild`: real logs from public repositories, labelled by a reader",
+    "altered": "logs of healthy runs of the sets above, each with one harmless oddity or one fault drawn into it "
+    "(`tests/accuracy/alterations.py`); nothing was trained for them",
 }
 
 #: Other tools on the same sets, as the issue that asked for this says; None where it gives no figure.
@@ -128,11 +131,12 @@ def measure_all(own: Path, shared: Path) -> list[Result]:
         with tempfile.TemporaryDirectory(prefix="accuracy-") as folder:
             slow_down(own, Path(folder))
             results.append(measure("own", own, Path(folder)))
-    results += [
-        measure(name, shared / name, shared / name)
-        for name in ("runs", "wild")
-        if (shared / name / LABELS_FILE).exists()
-    ]
+    given = [shared / name for name in ("runs", "wild") if (shared / name / LABELS_FILE).exists()]
+    results += [measure(folder.name, folder, folder) for folder in given]
+    with tempfile.TemporaryDirectory(prefix="accuracy-") as folder:
+        if logs := healthy([own, *given] if (own / LABELS_FILE).exists() else given):
+            make(logs, Path(folder))
+            results.append(measure("altered", Path(folder), Path(folder)))
     return results
 
 

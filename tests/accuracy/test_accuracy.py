@@ -9,11 +9,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import accuracy_report
+import altered_runs
 import labelled_runs
 import pytest
+from alterations import ALTERATIONS, Alteration, Log
 from run_labels import LABELS_FILE, Curve, Label, LabelError, read_curve, read_labels, true_anyway, write_labels
 from run_scores import by_sign, judge, score
 
@@ -248,6 +251,70 @@ def test_the_page_tells_what_prometheus_found_and_is_the_same_again(
 def test_no_runs_at_all_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert accuracy_report.main(["--own", str(tmp_path), "--shared", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# -- altered runs -----------------------------------------------------------------------------------------------------
+
+
+def healthy_log() -> dict[str, Any]:
+    """A log that has all that an alteration can change."""
+    history: list[dict[str, Any]] = []
+    for step in range(1, 201):
+        loss = 0.7 + 1.6 * math.exp(-step / 30) + 0.02 * math.sin(step)
+        rate = 1e-3 * (step / 20 if step < 20 else (200 - step) / 180)
+        entry = {"step": step, "epoch": step / 100, "wall_time": 1.7e9 + 2 * step, "tokens_per_second": 900.0}
+        history.append({**entry, "loss": loss, "learning_rate": rate, "grad_norm": 1.0})
+        if step % 20 == 0:
+            history.append({"step": step, "epoch": step / 100, "wall_time": 1.7e9 + 2 * step, "eval_loss": 1.1 * loss})
+    return {"max_steps": 200, "learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_ratio": 0.1,
+            "logging_steps": 1, "log_history": history}  # fmt: skip
+
+
+@pytest.mark.parametrize("alteration", ALTERATIONS, ids=lambda alteration: alteration.name)
+def test_an_alteration_changes_what_comes_after_its_onset(alteration: Alteration) -> None:
+    base = healthy_log()
+    log, again = Log(base), Log(base)
+    onset = alteration.change(log, Random(3))
+    assert onset == alteration.change(again, Random(3))
+    assert json.dumps(log.state) == json.dumps(again.state), "the same seed gives the same log"
+    assert json.dumps(log.state) != json.dumps(base)
+    assert json.dumps(base) == json.dumps(healthy_log()), "the base stays as it is"
+    assert onset is None or 1 < onset < 200
+    assert onset is None or alteration.signs, "only a fault has an onset"
+    kept = [entry for entry in log.entries if entry["step"] < (onset or 0)]
+    assert kept == [entry for entry in base["log_history"] if entry["step"] < (onset or 0)]
+
+
+def test_a_bare_log_is_altered_where_it_can_be(tmp_path: Path) -> None:
+    bare = healthy_log()
+    keys = {"step", "epoch", "loss"}
+    bare["log_history"] = [{k: v for k, v in e.items() if k in keys} for e in bare["log_history"] if "loss" in e]
+    altered_runs.make({"bare": bare}, tmp_path)
+    labels = read_labels(tmp_path / LABELS_FILE)
+    assert "rise_at_once-bare" in labels
+    assert not {"half_speed-bare", "overfits-bare", "rate_is_zero-bare", "slow_start-bare"} & labels.keys()
+    for run, label in labels.items():
+        assert read_curve(tmp_path / run).max_steps == label.max_steps
+
+
+def test_only_runs_that_are_long_and_healthy_are_altered(tmp_path: Path) -> None:
+    curve = [0.8 + 1.4 * math.exp(-step / 25) for step in range(60)]
+    for run, losses in {"healthy": curve, "short": curve[:30], "ill": curve, "slowed": curve}.items():
+        finished(tmp_path, run, losses)
+    well = Label("healthy", frozenset(), None, 60, "")
+    write_labels(
+        tmp_path / LABELS_FILE,
+        {
+            "healthy": well,
+            "short": well,
+            "ill": Label("loss_nan", frozenset({"loss_nan"}), 20, 60, ""),
+            "slowed": Label("healthy", frozenset(), None, 60, "", forgiven=frozenset({"throughput_drop"})),
+        },
+    )
+    logs = altered_runs.healthy([tmp_path])
+    assert list(logs) == ["healthy"]
+    assert Log(logs["healthy"]).timed
+    assert len(Log(logs["healthy"]).training) == 60
 
 
 @pytest.mark.skipif(

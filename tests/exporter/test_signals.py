@@ -49,7 +49,7 @@ def fluctuates(g: LossSignals) -> bool:
     nats, share = g.fluctuation, g.fluctuation_ratio
     if nats is None or share is None:
         return False
-    return (nats > 0.35 and share > 0.07) or (nats > 0.1 and share > 0.28)
+    return (nats > 0.42 and share > 0.07) or (nats > 0.1 and share > 0.28)
 
 
 def first(losses: list[float], sign: object, expected: int | None = None) -> int | None:
