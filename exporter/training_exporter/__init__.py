@@ -14,11 +14,12 @@ from training_exporter import events
 from training_exporter._version import __version__
 from training_exporter.monitor import Monitor
 from training_exporter.profile import ProfileError
+from training_exporter.profile import load as load_profile
 from training_exporter.sinks.server import PortTaken
 from training_exporter.state import RunState
 
 if TYPE_CHECKING:
-    from training_exporter.sources.huggingface import PrometheusCallback, attach
+    from training_exporter.sources.huggingface import PrometheusCallback, attach, is_out_of_memory
 
 __all__ = [
     "Monitor",
@@ -29,12 +30,14 @@ __all__ = [
     "__version__",
     "attach",
     "events",
+    "is_out_of_memory",
+    "load_profile",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Only who asks for the Hugging Face source pays for importing torch and transformers.
-    if name in {"PrometheusCallback", "attach"}:
+    if name in {"PrometheusCallback", "attach", "is_out_of_memory"}:
         from training_exporter.sources import huggingface
 
         return getattr(huggingface, name)

@@ -1,60 +1,16 @@
 """Real, short trainings of the embedded model: what they print, save, journal, and how they end."""
 
-import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from trainer_runs import ENVIRONMENT, Run, command, journal, options
 
 from trading_llm import cli, inject
-from trading_llm.dataset import simulated_dataset, write_dataset
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data"), *simulated_dataset(64, 16))[0]
-
-
-def options(data: Path, output: Path, *more: str) -> list[str]:
-    fixed = {
-        "train-data": data, "output-dir": output, "batch-size": 4, "threads": 1, "metrics-port": 0,
-        "logging-steps": 4, "eval-steps": 8, "save-steps": 8, "num-epochs": 1,
-    }  # fmt: skip
-    return ["train", *(text for key, value in fixed.items() for text in (f"--{key}", str(value))), *more]
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "trading_llm.train_llm", *arguments]
-
-
-def journal(output: Path, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (output / "journal.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == event]
-
-
-Run = Callable[..., tuple[int, Path, str]]
-
-
-@pytest.fixture
-def run(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Train in this process; returns (exit code, output directory, stdout and stderr)."""
-
-    def start(*more: str) -> tuple[int, Path, str]:
-        output = tmp_path / "out"
-        code = cli.main(options(data, output, *more))
-        return code, output, "".join(capfd.readouterr())
-
-    return start
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +223,7 @@ def test_initial_perplexity_is_high(run: Run) -> None:
 def test_out_of_memory_is_real_and_told(run: Run) -> None:
     code, output, text = run("--inject", "oom@3")
     assert code == 1
-    assert "OutOfMemoryError" in text
+    assert "out of memory" in text
     assert len(journal(output, "out_of_memory")) == 1
     assert journal(output, "run_ended")[0]["state"] == "failed"
     assert len(losses_of(output)) == 2

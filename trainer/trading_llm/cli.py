@@ -11,12 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trading_llm.errors import UsageError
+from trading_llm.errors import RunFailed, UsageError
 from trading_llm.settings import (
+    ATTENTIONS,
     EMBEDDED,
     EMBEDDED_LEARNING_RATE,
+    LAST,
+    OPTIMIZERS,
+    PRECISIONS,
     QUANTIZATIONS,
     SCHEDULERS,
+    STOPS,
     USUAL_LEARNING_RATE,
     TrainSettings,
 )
@@ -45,13 +50,16 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # PyTorch's threads spin while they wait: beside any other busy process a step then takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    options = build_parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
+        options = parse(argv)
+        command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except UsageError as error:
         print(f"trading-llm: {error}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"trading-llm: the run failed: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         return 128 + getattr(error, "number", signal.SIGINT)
     except Exception as error:
@@ -59,6 +67,19 @@ def main(argv: list[str] | None = None) -> int:
         first_line = (str(error).splitlines() or [""])[0]
         print(f"trading-llm: the run failed: {type(error).__name__}: {first_line}", file=sys.stderr)
         return 1
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of a command; those of `--config` hold where the command line says nothing. Raises UsageError."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if getattr(options, "config", None) is None:
+        return options
+    [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    from trading_llm.config import use_config
+
+    use_config(commands.choices["train"], options.config)
+    return parser.parse_args(argv)
 
 
 def _number(
@@ -141,7 +162,16 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         shown = f" (default: {shown or value})" if shown or value is not None else ""
         parser.add_argument(f"--{field.replace('_', '-')}", type=kind, default=value, help=help + shown, **more)
 
+    def switch(field: str, help: str, shown: str | None = None) -> None:
+        value = getattr(default, field)
+        parser.add_argument(
+            f"--{field.replace('_', '-')}", action=argparse.BooleanOptionalAction, default=value,
+            help=f"{help} (default: {shown or ('yes' if value else 'no')})",
+        )  # fmt: skip
+
     steps, rate = _number(int, 1), _number(float, 0, 1, above=True)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of these settings; options go first")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan of the run, and train nothing")
     add("base_model", _name, "a Hub name (downloaded), a local directory, or the tiny model of this package")
     add("train_data", Path, "records as .json, .jsonl or .parquet", f"{default.train_path}, generated if missing")
     add("eval_data", Path, "the same, for validation", "eval_data.json beside train_data.json, where there is one")
@@ -161,10 +191,24 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("lora_dropout", _number(float, 0, 0.99), "dropout before the adapters")
     add("quantization", _one_of(QUANTIZATIONS), "of the base model, by bitsandbytes: " + ", ".join(QUANTIZATIONS))
     add("max_length", _number(int, 8, 1_000_000), "tokens per record; longer ones are cut")
+    switch("padding_free", "batches without padding, where the model's attention can do it")
+    add("precision", _one_of(PRECISIONS), "of computing: " + ", ".join(PRECISIONS), "16 bits on a GPU, fp32 on a CPU")
+    add("attention", _one_of(ATTENTIONS), ", ".join(ATTENTIONS), "FlashAttention-2 where it is installed, else SDPA")
+    switch("gradient_checkpointing", "less memory for a fifth more time", "on a GPU")
+    add("optimizer", _one_of(OPTIMIZERS), ", ".join(OPTIMIZERS),
+        "paged_adamw_8bit for a quantized base on a GPU, else adamw_torch_fused")  # fmt: skip
+    switch("liger", "fused kernels of the package liger-kernel; needs a GPU")
+    switch("compile", "torch.compile: minutes at the start, faster steps after")
     add("seed", _number(int, 0, 2**32 - 1), "of data order, adapters and dropout")
     add("logging_steps", steps, "optimizer steps between two printed blocks")
     add("eval_steps", steps, "optimizer steps between two evaluations", "a tenth of the run")
     add("save_steps", steps, "optimizer steps between two checkpoints", "a tenth of the run")
+    add("early_stopping", steps, "end after so many evaluations without a better validation loss", "never")
+    add("resume", _name, "go on from a checkpoint, or (without a path) from the newest one in --output-dir",
+        nargs="?", const=LAST, metavar="CHECKPOINT")  # fmt: skip
+    switch("auto_batch", "out of memory: go on with half the batch size and twice the accumulation")
+    add("stop_on", _one_of(STOPS), "end the run as failed at such a loss: " + ", ".join(STOPS))
+    switch("wandb", "log to Weights & Biases too, where it is installed")
     add("threads", _number(int, 1, 1024), "CPU threads", "all cores")
     add("metrics_port", _number(int, 0, 65535), "port of /metrics; 0: any", "9401 or the next free one")
     add("metrics_host", _name, "address on which /metrics is served")
@@ -174,13 +218,19 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    fields = {name: value for name, value in vars(options).items() if name != "command"}
+    fields = {name: value for name, value in vars(options).items() if name not in {"command", "config", "dry_run"}}
     if fields["inject"] == "list":
         from trading_llm import inject
 
         print(inject.listing())
         return 0
+    settings = TrainSettings(**fields)
+    if options.dry_run:
+        from trading_llm.plan import dry_run
+
+        print(dry_run(settings))
+        return 0
     from trading_llm.training import train
 
-    train(TrainSettings(**fields))
+    train(settings)
     return 0

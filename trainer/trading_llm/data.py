@@ -37,6 +37,11 @@ class TokenStatistics:
     left_out: int  # no completion token fits
 
     @property
+    def longest_kept(self) -> int:
+        """Tokens of the longest record that is trained on."""
+        return min(self.longest, self.max_length)
+
+    @property
     def truncated_share(self) -> float:
         """Share of the examples that lost text, all of it or some."""
         return (self.cut + self.left_out) / self.examples

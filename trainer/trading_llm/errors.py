@@ -1,4 +1,4 @@
-"""The one exception that ends a command with a message instead of a traceback."""
+"""Exceptions that end a command with a message instead of a traceback."""
 
 
 class UsageError(Exception):
@@ -6,3 +6,7 @@ class UsageError(Exception):
 
     The message names what was wrong, where, what was found and what is allowed, in one line.
     """
+
+
+class RunFailed(Exception):
+    """The training cannot go on, for a reason that the message says in full. The command line exits with 1."""

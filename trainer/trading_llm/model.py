@@ -1,9 +1,10 @@
 """The base model, quantized if asked for, with LoRA adapters on it. Weights are read from safetensors only."""
 
+import os
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -11,47 +12,71 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_flash_attn_2_available
 
+from trading_llm import lora
 from trading_llm.errors import UsageError
 from trading_llm.settings import EMBEDDED, TrainSettings
 
 EMBEDDED_DIRECTORY = Path(__file__).parent / "base"
 
 
-def load_base(name: str, quantization: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def compute_dtype(precision: str = "auto") -> torch.dtype:
+    """What matrices are multiplied in: as `precision` says, by default 16 bits on a GPU and 32 on a CPU."""
+    if precision != "auto":
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    if not torch.cuda.is_available():
+        return torch.float32
+    # GPUs before Ampere have bfloat16 in emulation only.
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def load_base(
+    name: str, quantization: str, precision: str = "auto", attention: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model and its tokenizer; `name` is "embedded", a local directory or a Hub name (downloaded).
 
-    Raises UsageError when there is no such model or it has no safetensors.
+    Raises UsageError when there is no such model, it has no safetensors, or it cannot have that attention.
     """
     source = str(EMBEDDED_DIRECTORY) if name == EMBEDDED else name
-    cuda = torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda and name != EMBEDDED else torch.float32
+    cuda, dtype = torch.cuda.is_available(), compute_dtype(precision)
+    if attention == "auto":
+        flash = cuda and name != EMBEDDED and dtype != torch.float32 and is_flash_attn_2_available()
+        attention = "flash_attention_2" if flash else ""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
             source,
             use_safetensors=True,
-            dtype=dtype,
+            dtype=torch.float32 if name == EMBEDDED else dtype,
             quantization_config=_quantization_config(quantization, dtype),
-            device_map={"": 0} if cuda and quantization != "none" else None,
+            # bitsandbytes quantizes on the device that the model is to be on.
+            device_map={"": int(os.environ.get("LOCAL_RANK", 0))} if cuda and quantization != "none" else None,
+            attn_implementation=attention or None,
         )
-    except (OSError, ValueError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UsageError(
-            f"--base-model: found {name!r}, which cannot be loaded ({reason}); "
-            f"allowed: {EMBEDDED}, a directory with config.json, tokenizer and safetensors, or a name on the Hub"
-        ) from None
+    except (OSError, ValueError, ImportError) as error:
+        raise unloadable(name, error) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.use_cache = False  # a cache of keys and values is of use in generation only
     return model, tokenizer
 
 
+def unloadable(name: str, error: Exception) -> UsageError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return UsageError(
+        f"--base-model: found {name!r}, which cannot be loaded ({reason}); "
+        f"allowed: {EMBEDDED}, a directory with config.json, tokenizer and safetensors, or a name on the Hub"
+    )
+
+
 def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
-    """LoRA adapters on every linear layer but the output; all other weights are frozen."""
-    if settings.quantization != "none":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=torch.cuda.is_available())
-    return get_peft_model(
+    """LoRA adapters in 32 bits on every linear layer but the output; all other weights are frozen as they are.
+
+    PEFT's `prepare_model_for_kbit_training` would blow embeddings and norms up to 32 bits, gigabytes of a large
+    vocabulary, although nothing is learnt there.
+    """
+    adapted = get_peft_model(
         model,
         LoraConfig(
             task_type="CAUSAL_LM",
@@ -61,6 +86,8 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
             target_modules="all-linear",
         ),
     )
+    lora.speed_up(adapted)
+    return adapted
 
 
 def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:

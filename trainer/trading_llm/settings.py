@@ -14,6 +14,13 @@ EMBEDDED_LEARNING_RATE = 1e-3
 """The embedded model is thousands of times smaller than a usual base model and learns too slowly at 2e-4."""
 
 QUANTIZATIONS = ("none", "8bit", "4bit")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+ATTENTIONS = ("auto", "sdpa", "flash_attention_2")
+OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
+STOPS = ("none", "nan")
+LAST = "last"
+"""What `--resume` alone stands for: the newest complete checkpoint in the output directory."""
+
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 
 
@@ -40,10 +47,22 @@ class TrainSettings:
     lora_dropout: float = 0.05
     quantization: str = "none"
     max_length: int = 512
+    padding_free: bool = True  # where the model's attention can do it
+    precision: str = "auto"  # of computing: bf16 (or fp16) on a GPU, fp32 on a CPU
+    attention: str = "auto"  # FlashAttention-2 on a GPU where it is installed, else PyTorch's SDPA
+    gradient_checkpointing: bool | None = None  # default: on a GPU, but not for the embedded model
+    optimizer: str | None = None  # default: paged_adamw_8bit for a quantized base on a GPU, else adamw_torch_fused
+    liger: bool = False
+    compile: bool = False
     seed: int = 42
     logging_steps: int = 25
     eval_steps: int | None = None  # default: a tenth of the run
     save_steps: int | None = None  # default: a tenth of the run
+    early_stopping: int | None = None  # evaluations without a better validation loss; default: never
+    resume: str | None = None  # LAST, or the path of a checkpoint; default: from the beginning
+    auto_batch: bool = False
+    stop_on: str = "none"
+    wandb: bool = True  # where it is installed
     threads: int | None = None  # default: all cores (torch's choice)
     metrics_port: int | None = None  # default: the exporter's usual port or the next free one
     metrics_host: str = "127.0.0.1"
@@ -61,12 +80,14 @@ class TrainSettings:
         return self.train_data or DEFAULT_DIRECTORY / TRAIN_FILE
 
     def described(self) -> dict[str, str]:
-        """The settings that `llm_training_run_info` and the alerts' messages carry."""
+        """The settings that `llm_training_run_info` and the alerts' messages carry.
+
+        The batch size and the accumulation are not among them: the exporter reads them from the Trainer, where
+        `--auto-batch` changes them.
+        """
         return {
             "base_model": self.base_model,
             "dataset": str(self.train_path),
-            "batch_size": str(self.batch_size),
-            "gradient_accumulation_steps": str(self.gradient_accumulation_steps),
             "learning_rate": f"{self.peak_learning_rate:g}",
             "lr_scheduler": self.lr_scheduler,
             "lora_r": str(self.lora_r),

@@ -75,6 +75,8 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
                 log.warning("monitoring could not start; the training goes on without it", exc_info=True)
                 return
         with self.monitor.guard("on_train_begin"):
+            if self._steps is not None:
+                self._steps.forget()
             self._ending, self._phase = ("completed", ""), "starting"
             started = _run_started(self.monitor.run, self._settings, args, state, kwargs)
             if self._steps is None:
@@ -371,6 +373,11 @@ class _StepProbe:
         trainer.get_batch_samples = watched_batches
         trainer.training_step = watched_step
         trainer._get_grad_norm = watched_norm
+
+    def forget(self) -> None:
+        """Drop what a step that was never completed has left, as one that ran out of memory."""
+        self._loss = self._gradient_norm = self._tokens = self._device_tokens = None
+        self._in_flight.clear()
 
     @property
     def tokens(self) -> int | None:

@@ -1,0 +1,91 @@
+"""What a run leaves to go on from: complete checkpoints, and the settings that it was started with."""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trading_llm.errors import UsageError
+from trading_llm.settings import LAST, TrainSettings
+
+SETTINGS_FILE = "settings.yaml"
+
+MUST_BE_THE_SAME = (
+    "base_model", "train_data", "eval_data", "eval_share", "chat_template", "num_epochs", "batch_size",
+    "gradient_accumulation_steps", "learning_rate", "lr_scheduler", "warmup_ratio", "lora_r", "lora_alpha",
+    "lora_dropout", "quantization", "max_length", "optimizer", "seed",
+)  # fmt: skip
+"""Settings without which a resumed run is another run: its data, its steps, its schedule, its weights."""
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first. `trainer_state.json` is the last file that the Trainer writes of one."""
+    found = []
+    for path in output_dir.glob("checkpoint-*"):
+        if re.fullmatch(r"checkpoint-\d+", path.name) and _state(path) is not None:
+            found.append(path)
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _state(checkpoint: Path) -> dict[str, Any] | None:
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) and isinstance(state.get("global_step"), int) else None
+
+
+def resumed(settings: TrainSettings) -> tuple[TrainSettings, Path | None]:
+    """(settings with the name of the run that goes on, checkpoint or None for the beginning).
+
+    Raises UsageError for a checkpoint that is none, and for settings that are not those of the run.
+    """
+    if settings.resume is None:
+        return settings, None
+    if settings.resume == LAST:
+        found = checkpoints(settings.output_dir)
+        if not found:
+            print(f"--resume: no checkpoint in {settings.output_dir}: starting from the beginning", flush=True)
+            return settings, None
+        checkpoint = found[-1]
+    else:
+        checkpoint = Path(settings.resume)
+        if _state(checkpoint) is None:
+            raise UsageError(f"--resume: found {checkpoint}; allowed: a directory of a complete checkpoint, or nothing "
+                             "for the newest one in --output-dir")  # fmt: skip
+    before = _saved_settings(checkpoint.parent)
+    now = _plain(settings)
+    for name in MUST_BE_THE_SAME if before else ():
+        if before.get(name) != now[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: found {now[name]}, but the run of {checkpoint} was started with "
+                f"{before.get(name)}; allowed: the same settings, as in --config {checkpoint.parent / SETTINGS_FILE}"
+            )
+    name = settings.run_name or before.get("run_name")
+    return dataclasses.replace(settings, run_name=name), checkpoint
+
+
+def save_settings(settings: TrainSettings) -> None:
+    """Write `settings.yaml`, which `--config` reads. In one piece: a crash leaves the old file or the new one."""
+    path = settings.output_dir / SETTINGS_FILE
+    written = path.with_suffix(".tmp")
+    saved = {name: value for name, value in _plain(settings).items() if name not in {"resume", "inject"}}
+    written.write_text(yaml.safe_dump(saved, sort_keys=False), encoding="utf-8")
+    os.replace(written, path)
+
+
+def _saved_settings(output_dir: Path) -> dict[str, Any]:
+    try:
+        saved = yaml.safe_load((output_dir / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
+
+
+def _plain(settings: TrainSettings) -> dict[str, Any]:
+    values = dataclasses.asdict(settings)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
