@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from transformers import TrainingArguments
 
-from trading_llm.errors import UsageError
 from trading_llm.model import compute_dtype
 from trading_llm.settings import EMBEDDED, TrainSettings
 
@@ -25,23 +24,15 @@ class Steps:
     checkpoint: int
 
 
-def steps_of(settings: TrainSettings, examples: int, evaluate: bool, processes: int = 1) -> Steps:
-    """Raises UsageError where checkpoints and evaluations do not meet, so that the best model would be lost."""
-    batches = math.ceil(examples / processes / settings.batch_size)
+def steps_of(settings: TrainSettings, examples: int, processes: int = 1) -> Steps:
+    """The steps of a run on so many training examples and processes."""
+    batches = math.ceil(math.ceil(examples / processes) / settings.batch_size)
     per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
     total = math.ceil(settings.num_epochs * per_epoch)
     part = max(1, math.ceil(total / PARTS))
-    evaluation, checkpoint = settings.eval_steps, settings.save_steps
-    if evaluation is None:
-        divisors = (n for n in range(min(part, checkpoint or part), 0, -1) if (checkpoint or part) % n == 0)
-        evaluation = next(divisors)
-    checkpoint = checkpoint or math.ceil(part / evaluation) * evaluation
-    if evaluate and checkpoint % evaluation:
-        raise UsageError(
-            f"--save-steps: found {checkpoint}; allowed: a multiple of --eval-steps ({evaluation}), so that the model "
-            "that was best in an evaluation is kept"
-        )
-    return Steps(total, per_epoch, round(settings.warmup_ratio * total), evaluation, checkpoint)
+    return Steps(
+        total, per_epoch, round(settings.warmup_ratio * total), settings.eval_steps or part, settings.save_steps or part
+    )
 
 
 def gradient_checkpointing(settings: TrainSettings) -> bool:
@@ -85,7 +76,6 @@ def arguments(settings: TrainSettings, steps: Steps, evaluate: bool) -> Training
         save_strategy="steps",
         save_steps=steps.checkpoint,
         save_total_limit=CHECKPOINTS_KEPT,
-        load_best_model_at_end=evaluate,
         metric_for_best_model="loss" if evaluate else None,
         greater_is_better=False,
         prediction_loss_only=True,
@@ -96,6 +86,8 @@ def arguments(settings: TrainSettings, steps: Steps, evaluate: bool) -> Training
         report_to="none",
         disable_tqdm=True,
     )
+    # Not by its argument, which wants evaluations to be at checkpoints: here `KeepBest` saves one where it is needed.
+    made.load_best_model_at_end = evaluate
     if made.n_gpu > 1:
         # Several GPUs in one process would be DataParallel, which splits a batch by rows; torchrun is the way.
         made._n_gpu = 1

@@ -89,8 +89,13 @@ class EarlyStopping(EarlyStoppingCallback):
             self._watch.end_as("completed", f"early stopping: no better validation loss in {patience} evaluations")
 
 
-class LastEvaluation(TrainerCallback):
-    """Evaluates after the last step, too, whatever the interval is."""
+class KeepBest(TrainerCallback):
+    """Saves a checkpoint of a model that is better in an evaluation than all before, and evaluates the last one."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> Any:
+        if state.best_metric is None or metrics["eval_loss"] < state.best_metric:
+            control.should_save = True
+        return control
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if state.global_step >= state.max_steps:

@@ -50,7 +50,7 @@ def dry_run(settings: TrainSettings) -> str:
         Completions(part.examples, tokenizer, settings.max_length, part.name) if part.examples else None
         for part in sources
     )
-    steps = steps_of(settings, len(data), evaluation is not None)
+    steps = steps_of(settings, len(data))
     memory, trainable = estimate(config, settings, data.statistics.percentile_95)
     tokens = settings.num_epochs * data.statistics.tokens
     checkpointing = "with" if gradient_checkpointing(settings) else "without"

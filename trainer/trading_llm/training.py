@@ -20,7 +20,7 @@ from trading_llm.attention import use_padding_free
 from trading_llm.batches import PaddedCollator, RowCollator
 from trading_llm.checkpoints import resumed, save_settings
 from trading_llm.data import Completions
-from trading_llm.ending import EarlyStopping, EndByNaN, EndBySignal, LastEvaluation
+from trading_llm.ending import EarlyStopping, EndByNaN, EndBySignal, KeepBest
 from trading_llm.errors import RunFailed, UsageError
 from trading_llm.memory import remedies, retry_smaller
 from trading_llm.model import add_lora, load_base
@@ -63,7 +63,7 @@ def train(settings: TrainSettings) -> Path:
     settings = dataclasses.replace(settings, run_name=monitor.run)
     monitor.add_sink(ConsoleReport(monitor, settings.logging_steps))
     if prepared.evaluation is not None:
-        trainer.add_callback(LastEvaluation())
+        trainer.add_callback(KeepBest())
         if settings.early_stopping is not None:
             trainer.add_callback(EarlyStopping(settings.early_stopping, watch))
     if settings.stop_on == "nan":
@@ -123,7 +123,7 @@ def prepare(settings: TrainSettings, injection: inject.Injection | None = None) 
     if injection is not None and injection.fault.prepare is not None:
         injection.fault.prepare((data, evaluation), len(tokenizer))
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    steps = steps_of(settings, len(data), evaluation is not None, processes)
+    steps = steps_of(settings, len(data), processes)
     padding_free = settings.padding_free and use_padding_free(base)
     trainer = CompletionTrainer(
         model=add_lora(base, settings),
