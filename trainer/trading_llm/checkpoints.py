@@ -57,7 +57,7 @@ def resumed(settings: TrainSettings) -> tuple[TrainSettings, Path | None]:
         if _state(checkpoint) is None:
             raise UsageError(f"--resume: found {checkpoint}; allowed: a directory of a complete checkpoint, or nothing "
                              "for the newest one in --output-dir")  # fmt: skip
-    before = _saved_settings(checkpoint.parent)
+    before = saved_settings(checkpoint.parent)
     now = _plain(settings)
     for name in MUST_BE_THE_SAME if before else ():
         if before.get(name) != now[name]:
@@ -78,7 +78,8 @@ def save_settings(settings: TrainSettings) -> None:
     os.replace(written, path)
 
 
-def _saved_settings(output_dir: Path) -> dict[str, Any]:
+def saved_settings(output_dir: Path) -> dict[str, Any]:
+    """What `save_settings` wrote there; empty where it did not."""
     try:
         saved = yaml.safe_load((output_dir / SETTINGS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

@@ -1,4 +1,4 @@
-"""Command line: `trading-llm generate | train | demo`. Wrong input is one line on stderr and exit code 2."""
+"""Command line: `trading-llm generate | train | infer | merge | demo`. Wrong input is one line on stderr, exit code 2."""
 
 import argparse
 import logging
@@ -118,9 +118,11 @@ def _name(text: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="trading-llm", description="Fine-tune a language model that explains trading decisions.")
-    commands = parser.add_subparsers(required=True, metavar="{generate,train,demo}")
+    commands = parser.add_subparsers(required=True, metavar="{generate,train,infer,merge,demo}")
     _add_generate(commands.add_parser("generate", help="write a trading dataset"))
     _add_train(commands.add_parser("train", help="fine-tune with LoRA, watched by training-exporter"))
+    _add_infer(commands.add_parser("infer", help="have a trained adapter write"))
+    _add_merge(commands.add_parser("merge", help="make one model of a base model and an adapter"))
     commands.add_parser("demo", help="everything together on this machine (has its own --help)", add_help=False)
     return parser
 
@@ -233,4 +235,54 @@ def _train(options: argparse.Namespace) -> int:
     from trading_llm.training import train
 
     train(settings)
+    return 0
+
+
+def _add_adapter(parser: argparse.ArgumentParser) -> None:
+    default = TrainSettings().output_dir
+    add = parser.add_argument
+    add("--adapter", type=Path, default=default, help="an output directory or a checkpoint (default: %(default)s)")
+    add("--base-model", type=_name, help="(default: the one that the adapter was trained on)")
+
+
+def _add_infer(parser: argparse.ArgumentParser) -> None:
+    _add_adapter(parser)
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--prompt", type=_name, help="the text to go on from (default: standard input)")
+    what.add_argument("--data", type=Path, metavar="FILE", help="the prompts of these records, as for --train-data")
+    add("--limit", type=_number(int, 1), help="so many records of --data (default: all)")
+    add("--max-new-tokens", type=_number(int, 1, 100_000), default=256, help="(default: %(default)s)")
+    add("--temperature", type=_number(float, 0, 10), default=0.0, help="0: the likeliest token (default: %(default)s)")
+    add("--quantization", type=_one_of(QUANTIZATIONS), default="none", help="of the base model (default: %(default)s)")
+    add("--seed", type=_number(int, 0, 2**32 - 1), default=0, help="of what is drawn (default: %(default)s)")
+    parser.set_defaults(command=_infer)
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from trading_llm import adapters
+    from trading_llm.training import quiet
+
+    quiet()
+    fields = {name: value for name, value in vars(options).items() if name != "command"}
+    for number, (prompt, answer) in enumerate(adapters.infer(**fields)):
+        if options.data is not None:
+            print(f"{chr(10) if number else ''}{prompt}")
+        print(answer, flush=True)
+    return 0
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    _add_adapter(parser)
+    parser.add_argument("--output-dir", type=Path, required=True, help="for the model, as safetensors")
+    parser.set_defaults(command=_merge)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from trading_llm import adapters
+    from trading_llm.training import quiet
+
+    quiet()
+    adapters.merge(options.adapter, options.output_dir, options.base_model)
+    print(f"Model saved in {options.output_dir}")
     return 0

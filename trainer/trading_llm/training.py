@@ -18,6 +18,7 @@ from trading_llm import inject
 from trading_llm.arguments import Steps, arguments, steps_of
 from trading_llm.attention import use_padding_free
 from trading_llm.batches import PaddedCollator, RowCollator
+from trading_llm.card import write_card
 from trading_llm.checkpoints import resumed, save_settings
 from trading_llm.data import Completions
 from trading_llm.ending import EarlyStopping, EndByNaN, EndBySignal, KeepBest
@@ -30,7 +31,7 @@ from trading_llm.settings import TrainSettings
 from trading_llm.sources import read_sources
 from trading_llm.texts import use_chat_template
 from trading_llm.trainer import CompletionTrainer
-from training_exporter import PortTaken, ProfileError, PrometheusCallback, attach, is_out_of_memory
+from training_exporter import PortTaken, ProfileError, PrometheusCallback, RunState, attach, is_out_of_memory
 
 
 @dataclass
@@ -80,7 +81,7 @@ def train(settings: TrainSettings) -> Path:
     try:
         with EndBySignal(trainer, watch):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.save_model(str(settings.output_dir))
+        save(prepared, settings, monitor.state)
         print(f"Adapter saved in {settings.output_dir}", flush=True)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -93,6 +94,17 @@ def train(settings: TrainSettings) -> Path:
     finally:
         monitor.close()  # the journal is complete, and whoever scrapes has seen how the run ended
     return settings.output_dir
+
+
+def save(prepared: Prepared, settings: TrainSettings, state: RunState) -> None:
+    """The adapter (the best one where there were evaluations), the tokenizer and the model card."""
+    trainer = prepared.trainer
+    trainer.save_model(str(settings.output_dir))
+    best = None
+    if trainer.state.best_model_checkpoint is not None and trainer.state.best_metric is not None:
+        best = (trainer.state.best_global_step, trainer.state.best_metric)
+    validation = prepared.evaluation.statistics if prepared.evaluation is not None else None
+    write_card(settings, prepared.data.statistics, validation, state, best)
 
 
 def quiet() -> None:
