@@ -23,6 +23,10 @@ ACTIVE_STATES = STATES[:-3]
 TEXT_STAGES = ("early", "middle", "final")
 
 
+#: Processes of a job that are told apart: each is a series.
+MAX_RANKS = 1024
+
+
 class InvalidEvent(ValueError):
     """A record that is no event: names the key, what was found and what is allowed."""
 
@@ -98,6 +102,16 @@ class LossLogged(Event):
     tokens: int | None = None
     forward_backward_seconds: float | None = None
     optimizer_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RanksTimed(Event):
+    """In a distributed job: the seconds of a step, shortly before or at `step`, that each process spent on its own
+    work, by rank. In the rest of the step it waited for the others."""
+
+    kind: ClassVar[str] = "ranks_timed"
+    step: int
+    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +209,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         RunStarted,
         StepEnded,
         LossLogged,
+        RanksTimed,
         Evaluated,
         TextScored,
         PhaseChanged,
@@ -278,6 +293,10 @@ def _checked(name: str, annotation: str, value: Any) -> Any:
         raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: an object of strings")
     if value is None and annotation.endswith("None"):
         return None
+    if annotation.startswith("tuple"):
+        if isinstance(value, list | tuple) and len(value) <= MAX_RANKS:
+            return tuple(_checked(name, "float", part) for part in value)
+        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: at most {MAX_RANKS} numbers")
     if annotation.startswith("str"):
         if isinstance(value, str):
             return value

@@ -312,6 +312,14 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         lambda s: s.step_duration,
     ),
     Family(
+        "llm_training_rank_step_duration_seconds",
+        "gauge",
+        "Time that each process of a distributed job spent on its own work in a recent step: waiting for data and "
+        "forward passes. A straggler's is longer than the others'; they wait for it in the rest of the step.",
+        lambda s: {(str(rank),): seconds for rank, seconds in enumerate(s.rank_seconds)},
+        ("rank",),
+    ),
+    Family(
         "llm_training_data_wait_seconds_total",
         "counter",
         "Time for which steps waited for the data loader.",

@@ -99,6 +99,8 @@ class RunState:
         self.tokens: int | None = None
         self.step_duration = Histogram(STEP_DURATION_BUCKETS)
         self.data_wait_seconds: float | None = None
+        #: Of a distributed job: seconds of own work in a step, by rank.
+        self.rank_seconds: tuple[float, ...] = ()
         self.forward_backward_seconds: float | None = None
         self.optimizer_seconds: float | None = None
 
@@ -140,6 +142,8 @@ class RunState:
                 self._step_ended(event)
             case events.LossLogged():
                 self._loss_logged(event)
+            case events.RanksTimed():
+                self.rank_seconds = event.seconds
             case events.Evaluated():
                 self._evaluated(event)
             case events.TextScored():
@@ -248,6 +252,7 @@ class RunState:
         self.last_progress_time, self.longest_pauses, self._pause = event.time, {}, 0.0
         self.max_steps, self.num_epochs, self.step = event.max_steps, event.num_epochs, event.step
         self.vocabulary_size = event.vocabulary_size
+        self.rank_seconds = ()
         self._pace_from = (event.step, event.time)
         self._recent_tokens.clear()
         self._recent_durations.clear()

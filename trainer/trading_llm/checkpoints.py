@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from trading_llm.errors import UsageError
+from trading_llm.processes import say
 from trading_llm.settings import LAST, TrainSettings
 
 SETTINGS_FILE = "settings.yaml"
@@ -49,7 +50,7 @@ def resumed(settings: TrainSettings) -> tuple[TrainSettings, Path | None]:
     if settings.resume == LAST:
         found = checkpoints(settings.output_dir)
         if not found:
-            print(f"--resume: no checkpoint in {settings.output_dir}: starting from the beginning", flush=True)
+            say(f"--resume: no checkpoint in {settings.output_dir}: starting from the beginning")
             return settings, None
         checkpoint = found[-1]
     else:

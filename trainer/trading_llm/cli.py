@@ -1,4 +1,4 @@
-"""Command line: `trading-llm generate | train | infer | merge | demo`. Wrong input is one line on stderr, exit code 2."""
+"""Command line: `trading-llm generate | train | infer | merge | demo`. Wrong input is one line and exit code 2."""
 
 import argparse
 import logging

@@ -13,6 +13,7 @@ A file is a JSON array of records::
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -113,7 +114,10 @@ def write_dataset(directory: Path, train: list[Record], evaluation: list[Record]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, records in zip(paths, (train, evaluation), strict=True):
-            path.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n", encoding="utf-8")
+            # In one piece: the processes of a distributed job all find no dataset, and all write this one.
+            part = path.with_name(f"{path.name}.{os.getpid()}")
+            part.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n", encoding="utf-8")
+            os.replace(part, path)
     except OSError as error:
         raise UsageError(f"cannot write {error.filename or directory}: {error.strerror}") from None
     return paths

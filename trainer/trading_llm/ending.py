@@ -26,13 +26,16 @@ class Interrupted(KeyboardInterrupt):
 class EndBySignal(TrainerCallback):
     """While entered, SIGINT and SIGTERM end the training after the current step, with a checkpoint; twice = at once.
 
-    Raises Interrupted when it is left after a signal.
+    In a distributed job the processes agree on a step, some after the first one's signal, through the store that they
+    met in: one that stopped alone would leave the others waiting. Raises Interrupted when it is left after a signal.
     """
 
     def __init__(self, trainer: Trainer, watch: PrometheusCallback) -> None:
         self._watch = watch
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
+        self._store = _job_store() if trainer.args.world_size > 1 else None
+        self._first = trainer.is_world_process_zero()
         trainer.add_callback(self)
 
     def __enter__(self) -> None:
@@ -49,14 +52,33 @@ class EndBySignal(TrainerCallback):
             raise Interrupted(number)
         self._signal = number
         name = signal.Signals(number).name
-        print(f"{name}: saving a checkpoint after this step; once more ends at once", file=sys.stderr, flush=True)
+        if self._first:
+            print(f"{name}: saving a checkpoint after this step; once more ends at once", file=sys.stderr, flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if self._signal is not None:
-            self._watch.end_as("interrupted", signal.Signals(self._signal).name)
+        if self._stops(state.global_step):
+            number = self._signal or signal.SIGTERM
+            self._watch.end_as("interrupted", signal.Signals(number).name)
             control.should_training_stop = control.should_save = True
             control.should_evaluate = False
         return control
+
+    def _stops(self, step: int) -> bool:
+        if self._store is None:
+            return self._signal is not None
+        if self._signal is not None and self._first and not self._store.check(["stop"]):
+            self._store.set("stop", str(step + STEPS_TO_AGREE))
+        return self._store.check(["stop"]) and step >= int(self._store.get("stop"))
+
+
+STEPS_TO_AGREE = 3
+"""More than a process can be ahead of the first one: they meet in every step."""
+
+
+def _job_store() -> Any:
+    import torch.distributed
+
+    return torch.distributed.PrefixStore("trading_llm", torch.distributed.distributed_c10d._get_default_store())
 
 
 class EndByNaN(TrainerCallback):

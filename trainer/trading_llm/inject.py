@@ -95,7 +95,7 @@ def parse(text: str) -> Injection:
 class FaultCallback(TrainerCallback):
     """Makes the fault happen before its optimizer step, and tells the monitor, so that delays can be measured."""
 
-    def __init__(self, injection: Injection, trainer: Trainer, monitor: "Monitor") -> None:
+    def __init__(self, injection: Injection, trainer: Trainer, monitor: "Monitor | None") -> None:
         self._injection, self._trainer, self._monitor, self._done = injection, trainer, monitor, False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -105,7 +105,8 @@ class FaultCallback(TrainerCallback):
         from training_exporter.events import FaultInjected
 
         fault = self._injection.fault
-        self._monitor.emit(FaultInjected(time=time.time(), sign=fault.sign, step=state.global_step + 1))
+        if self._monitor is not None:
+            self._monitor.emit(FaultInjected(time=time.time(), sign=fault.sign, step=state.global_step + 1))
         if fault.strike is not None:
             fault.strike(self._trainer)
 

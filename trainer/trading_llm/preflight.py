@@ -20,7 +20,7 @@ def make_directory(path: Path) -> None:
     """Make the output directory and write to it, for real. Raises UsageError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
+        probe = path / f".writable-{os.getpid()}"
         try:
             with probe.open("wb") as file:
                 file.write(bytes(PROBE_BYTES))

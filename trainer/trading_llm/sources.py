@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from trading_llm.data import split
 from trading_llm.dataset import EVAL_FILE, TRAIN_FILE, simulated_dataset, write_dataset
 from trading_llm.examples import Example, read_examples
+from trading_llm.processes import say
 from trading_llm.settings import TrainSettings
 
 
@@ -21,7 +22,7 @@ def read_sources(settings: TrainSettings) -> tuple[Source, Source]:
     """(training, validation); the embedded dataset is written first when no file was named and none is there."""
     training = settings.train_path
     if settings.train_data is None and not training.exists():
-        print(f"No training data named: writing the embedded dataset to {training.parent}", flush=True)
+        say(f"No training data named: writing the embedded dataset to {training.parent}")
         write_dataset(training.parent, *simulated_dataset())
     beside = training.parent / EVAL_FILE
     validation = settings.eval_data

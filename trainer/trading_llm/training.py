@@ -1,7 +1,6 @@
 """One fine-tuning, from settings to the saved adapter: Hugging Face Trainer, PEFT LoRA, training_exporter."""
 
 import dataclasses
-import os
 import random
 import warnings
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 from transformers.integrations import TensorBoardCallback
 
-from trading_llm import inject
+from trading_llm import inject, processes
 from trading_llm.arguments import Steps, arguments, steps_of
 from trading_llm.attention import use_padding_free
 from trading_llm.batches import PaddedCollator, RowCollator
@@ -26,6 +25,7 @@ from trading_llm.errors import RunFailed, UsageError
 from trading_llm.memory import remedies, retry_smaller
 from trading_llm.model import add_lora, load_base
 from trading_llm.preflight import bytes_on_disk, check_disk, make_directory
+from trading_llm.processes import say
 from trading_llm.report import ConsoleReport
 from trading_llm.settings import TrainSettings
 from trading_llm.sources import read_sources
@@ -60,29 +60,32 @@ def train(settings: TrainSettings) -> Path:
     trainer = prepared.trainer
     check_disk(settings.output_dir, bytes_on_disk(trainer.model))
     watch = watched(prepared, settings)
-    monitor = watch.monitor
-    settings = dataclasses.replace(settings, run_name=monitor.run)
-    monitor.add_sink(ConsoleReport(monitor, settings.logging_steps))
+    monitor = watch.monitor  # None on all processes of a job but the first
     if prepared.evaluation is not None:
         trainer.add_callback(KeepBest())
         if settings.early_stopping is not None:
             trainer.add_callback(EarlyStopping(settings.early_stopping, watch))
-    if settings.stop_on == "nan":
-        end_by_nan = EndByNaN()
-        monitor.add_sink(end_by_nan)
-        trainer.add_callback(end_by_nan)
-    if settings.auto_batch:
-        trainer.smaller_batch = retry_smaller(trainer, settings, monitor)
     if injection is not None:
         trainer.add_callback(inject.FaultCallback(injection, trainer, monitor))
-    save_settings(settings)
-    print(f"{describe(prepared, settings)}\nMetrics: {monitor.url}", flush=True)
+    if monitor is not None:
+        settings = dataclasses.replace(settings, run_name=monitor.run)
+        monitor.add_sink(ConsoleReport(monitor, settings.logging_steps))
+        if settings.stop_on == "nan":
+            end_by_nan = EndByNaN()
+            monitor.add_sink(end_by_nan)
+            trainer.add_callback(end_by_nan)
+        if settings.auto_batch and processes.count() == 1:
+            trainer.smaller_batch = retry_smaller(trainer, settings, monitor)
+        save_settings(settings)
+        print(f"{describe(prepared, settings)}\nMetrics: {monitor.url}", flush=True)
 
     try:
         with EndBySignal(trainer, watch):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        save(prepared, settings, monitor.state)
-        print(f"Adapter saved in {settings.output_dir}", flush=True)
+        trainer.save_model(str(settings.output_dir))
+        if monitor is not None:
+            save_card(prepared, settings, monitor.state)
+            print(f"Adapter saved in {settings.output_dir}", flush=True)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -92,14 +95,14 @@ def train(settings: TrainSettings) -> Path:
             f"What helps, the mildest first:\n{remedies(settings, prepared.data.statistics.longest_kept)}"
         ) from None
     finally:
-        monitor.close()  # the journal is complete, and whoever scrapes has seen how the run ended
+        if monitor is not None:
+            monitor.close()  # the journal is complete, and whoever scrapes has seen how the run ended
     return settings.output_dir
 
 
-def save(prepared: Prepared, settings: TrainSettings, state: RunState) -> None:
-    """The adapter (the best one where there were evaluations), the tokenizer and the model card."""
+def save_card(prepared: Prepared, settings: TrainSettings, state: RunState) -> None:
+    """The model card; the adapter is the best one where there were evaluations."""
     trainer = prepared.trainer
-    trainer.save_model(str(settings.output_dir))
     best = None
     if trainer.state.best_model_checkpoint is not None and trainer.state.best_metric is not None:
         best = (trainer.state.best_global_step, trainer.state.best_metric)
@@ -127,15 +130,14 @@ def prepare(settings: TrainSettings, injection: inject.Injection | None = None) 
         Completions(source.examples, tokenizer, settings.max_length, source.name) if source.examples else None
         for source in sources
     )
-    print(f"Training data: {sources[0].name}: {data.statistics}")
+    say(f"Training data: {sources[0].name}: {data.statistics}")
     if evaluation is not None:
-        print(f"Validation data: {sources[1].name}: {evaluation.statistics}")
+        say(f"Validation data: {sources[1].name}: {evaluation.statistics}")
     if injection is not None and injection.fault.needs_evaluation and evaluation is None:
         raise UsageError(f"--inject: found {injection.fault.sign!r} without validation data; allowed: with --eval-data")
     if injection is not None and injection.fault.prepare is not None:
         injection.fault.prepare((data, evaluation), len(tokenizer))
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    steps = steps_of(settings, len(data), processes)
+    steps = steps_of(settings, len(data), processes.count())
     padding_free = settings.padding_free and use_padding_free(base)
     trainer = CompletionTrainer(
         model=add_lora(base, settings),
@@ -146,7 +148,7 @@ def prepare(settings: TrainSettings, injection: inject.Injection | None = None) 
         if padding_free
         else PaddedCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
-        callbacks=[TensorBoardCallback(SummaryWriter(str(settings.output_dir / "runs")))],
+        callbacks=[TensorBoardCallback(SummaryWriter(str(settings.output_dir / "runs")))] if processes.first() else [],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

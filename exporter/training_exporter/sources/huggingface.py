@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two signs of an evaluation that goes on.
 PROGRESS_SECONDS = 10.0
+
+#: Seconds between two events about the processes of a job.
+RANKS_EVERY_SECONDS = 2.0
 
 #: Steps whose figures may be on their way from the device; beyond that a step is left out rather than waited for.
 MAX_IN_FLIGHT = 32
@@ -75,8 +79,6 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
                 log.warning("monitoring could not start; the training goes on without it", exc_info=True)
                 return
         with self.monitor.guard("on_train_begin"):
-            if self._steps is not None:
-                self._steps.forget()
             self._ending, self._phase = ("completed", ""), "starting"
             started = _run_started(self.monitor.run, self._settings, args, state, kwargs)
             if self._steps is None:
@@ -324,9 +326,12 @@ class _StepProbe:
         #: Tokens of the batches that the data loader has handed out and the training has not yet taken.
         self._ahead: deque[int] = deque()
         self._in_flight: deque[_InFlight] = deque()
+        self._trainer: Trainer | None = None
+        self._ranks_told = -math.inf
 
     def install(self, trainer: Trainer) -> None:
         """Put the probe between the Trainer's loop and four of its methods."""
+        self._trainer = trainer
         training_step, get_batch_samples = trainer.training_step, trainer.get_batch_samples
         get_train_dataloader, gradient_norm = trainer.get_train_dataloader, trainer._get_grad_norm
         guard = self._monitor.guard
@@ -374,29 +379,34 @@ class _StepProbe:
         trainer.training_step = watched_step
         trainer._get_grad_norm = watched_norm
 
-    def forget(self) -> None:
-        """Drop what a step that was never completed has left, as one that ran out of memory."""
-        self._loss = self._gradient_norm = self._tokens = self._device_tokens = None
-        self._in_flight.clear()
-
     @property
     def tokens(self) -> int | None:
-        """Tokens of the step in hand, as far as they could be counted on the host."""
-        return self._tokens
+        """Tokens of the step in hand, as far as they could be counted on the host; of the whole job see `_ranks`."""
+        return self._tokens if self._ranks is None else None
+
+    @property
+    def _ranks(self) -> torch.Tensor | None:
+        """(processes, 2): tokens and seconds of the step in hand, from a trainer that knows them."""
+        return getattr(self._trainer, "job_figures", None)
 
     def step_ended(self, step: int, epoch: float | None, world_size: int) -> None:
         """Send the step's figures on their way and start afresh."""
-        loss, norm, device_tokens = self._loss, self._gradient_norm, self._device_tokens
+        loss, norm, device_tokens, ranks = self._loss, self._gradient_norm, self._device_tokens, self._ranks
         self._loss = self._gradient_norm = self._tokens = self._device_tokens = None
         times = self.timer.step_ended()
         if loss is None or len(self._in_flight) >= MAX_IN_FLIGHT:
             return
-        self._in_flight.append(_InFlight(step, epoch, world_size, loss, norm, device_tokens, times))
+        self._in_flight.append(_InFlight(step, epoch, world_size, loss, norm, device_tokens, times, ranks))
 
-    def arrived(self) -> Iterator[events.LossLogged]:
+    def arrived(self) -> Iterator[events.Event]:
         """The figures that have reached the host, oldest first."""
         while self._in_flight and self._in_flight[0].ready():
-            yield self._in_flight.popleft().event()
+            flight = self._in_flight.popleft()
+            yield flight.event()
+            now = time.monotonic()
+            if flight.processes and now >= self._ranks_told + RANKS_EVERY_SECONDS:
+                self._ranks_told = now
+                yield flight.ranks_timed()
 
     def wait(self) -> None:
         """Block until all figures have reached the host."""
@@ -522,6 +532,7 @@ class _InFlight:
 
     __slots__ = (
         "_arrival", "_epoch", "_has_norm", "_has_tokens", "_step", "_time", "_times", "_values", "_world_size",
+        "processes",
     )  # fmt: skip
 
     def __init__(
@@ -533,7 +544,12 @@ class _InFlight:
         norm: torch.Tensor | float | None,
         tokens: torch.Tensor | None,
         times: _Marks | None,
+        ranks: torch.Tensor | None = None,
     ) -> None:
+        #: Processes of which tokens and seconds are known, each its own.
+        self.processes = 0 if ranks is None else len(ranks)
+        if ranks is not None:
+            tokens, world_size = ranks[:, 0].sum(), 1
         self._step, self._epoch, self._world_size, self._time = step, epoch, world_size, time.time()
         self._times = times
         # A sharded norm (DTensor) would need a collective to be read: left out.
@@ -547,6 +563,8 @@ class _InFlight:
         if tokens is not None:
             parts.append(tokens.double().reshape(()))
         figures = torch.stack(parts)
+        if ranks is not None:
+            figures = torch.cat([figures, ranks[:, 1].to(figures.device, torch.float64)])
         self._arrival: torch.cuda.Event | None = None
         if figures.device.type == "cuda":
             self._values = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
@@ -577,10 +595,14 @@ class _InFlight:
             epoch=self._epoch,
             loss=values[0],
             gradient_norm=values[1] if self._has_norm else None,
-            tokens=int(values[-1]) * self._world_size if self._has_tokens else None,
+            tokens=int(values[1 + self._has_norm]) * self._world_size if self._has_tokens else None,
             forward_backward_seconds=_seconds(begun, ended),
             optimizer_seconds=_seconds(ended, done),
         )
+
+    def ranks_timed(self) -> events.RanksTimed:
+        seconds = tuple(self._values.tolist()[-self.processes :])
+        return events.RanksTimed(time=self._time, step=self._step, seconds=seconds)
 
 
 def _seconds(start: torch.cuda.Event | None, end: torch.cuda.Event | None) -> float | None:
