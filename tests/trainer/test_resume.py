@@ -13,6 +13,8 @@ from trainer_runs import ENVIRONMENT, Run, command, journal, options
 from trading_llm import cli
 from training_exporter import RunState
 from training_exporter import journal as journals
+from training_exporter.events import RunStarted
+from training_exporter.history import restored
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -21,10 +23,8 @@ STEPS = 16
 
 
 def state_of(output: Path) -> RunState:
-    state = RunState()
-    for event in journals.read(output / "journal.jsonl"):
-        state.apply(event)
-    return state
+    past = list(journals.read(output / "journal.jsonl"))
+    return restored(past, [event.step for event in past if isinstance(event, RunStarted)])
 
 
 @pytest.fixture(scope="module")

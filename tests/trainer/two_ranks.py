@@ -8,7 +8,7 @@ from trading_llm import cli, training
 
 LATE_SECONDS = 0.4
 
-if os.environ["RANK"] == "1":
+if os.environ.get("RANK") == "1":
 
     class Late(training.RowCollator):
         def __call__(self, items: object) -> object:

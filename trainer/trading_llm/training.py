@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
-from transformers.integrations import TensorBoardCallback
 
 from trading_llm import inject, processes
 from trading_llm.arguments import Steps, arguments, steps_of
@@ -30,6 +28,7 @@ from trading_llm.report import ConsoleReport
 from trading_llm.settings import TrainSettings
 from trading_llm.sources import read_sources
 from trading_llm.texts import use_chat_template
+from trading_llm.tracking import add_trackers
 from trading_llm.trainer import CompletionTrainer
 from training_exporter import PortTaken, ProfileError, PrometheusCallback, RunState, attach, is_out_of_memory
 
@@ -70,6 +69,7 @@ def train(settings: TrainSettings) -> Path:
     if monitor is not None:
         settings = dataclasses.replace(settings, run_name=monitor.run)
         monitor.add_sink(ConsoleReport(monitor, settings.logging_steps))
+        add_trackers(monitor, settings, trainer.args)
         if settings.stop_on == "nan":
             end_by_nan = EndByNaN()
             monitor.add_sink(end_by_nan)
@@ -148,7 +148,6 @@ def prepare(settings: TrainSettings, injection: inject.Injection | None = None) 
         if padding_free
         else PaddedCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
-        callbacks=[TensorBoardCallback(SummaryWriter(str(settings.output_dir / "runs")))] if processes.first() else [],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
