@@ -238,7 +238,7 @@ def to_record(event: Event) -> dict[str, Any]:
         if isinstance(value, float) and not math.isfinite(value):
             value = "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
         elif isinstance(value, tuple):
-            value = [dataclasses.asdict(sample) for sample in value]
+            value = [dataclasses.asdict(part) if isinstance(part, TextSample) else part for part in value]
         record[name] = value
     return record
 
@@ -293,7 +293,7 @@ def _checked(name: str, annotation: str, value: Any) -> Any:
         raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: an object of strings")
     if value is None and annotation.endswith("None"):
         return None
-    if annotation.startswith("tuple"):
+    if annotation.startswith("tuple[float"):
         if isinstance(value, list | tuple) and len(value) <= MAX_RANKS:
             return tuple(_checked(name, "float", part) for part in value)
         raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: at most {MAX_RANKS} numbers")

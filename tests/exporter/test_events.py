@@ -30,6 +30,8 @@ def values_for(field: dataclasses.Field, cls: type) -> st.SearchStrategy:
         return st.dictionaries(texts, st.floats(0, 1), max_size=3)
     if field.name == "samples":
         return st.lists(st.builds(events.TextSample, texts, texts), max_size=3).map(tuple)
+    if field.name == "seconds":
+        return st.lists(finite, max_size=3).map(tuple)
     annotation = str(field.type)
     base = (
         st.dictionaries(texts, texts, max_size=3)

@@ -82,6 +82,8 @@ def arguments(settings: TrainSettings, steps: Steps, evaluate: bool) -> Training
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
+        # Said, because without it processes on CPUs do not find each other.
+        use_cpu=not torch.accelerator.is_available(),
         seed=settings.seed,
         report_to="none",
         disable_tqdm=True,
