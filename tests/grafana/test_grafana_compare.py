@@ -72,7 +72,7 @@ def test_a_curve_over_hours_begins_at_the_start(recording: Recording) -> None:
 
 def test_a_run_without_a_figure_keeps_its_place_among_the_colours(recording: Recording) -> None:
     """It is a column without a value, and not none."""
-    never = 'max by (run) (llm_training_text_quality_ratio{run=~"$run",stage="never"})'
+    never = 'max by (run) (llm_training_text_quality_ratio{run=~"$runs",stage="never"})'
     (target,) = curves.over_steps(1, "Never", "", never, (0, 0, 12, 8)).targets
     (row,) = ask(recording, target.expr, HEALTHY, recording.ended)
     assert (row["metric"], row["value"][1]) == ({"run": HEALTHY, "place": "0"}, "NaN")

@@ -21,8 +21,10 @@ from training_exporter.stack.binaries import PROMTOOL
 
 def substitute(expr: str, run: str, range_seconds: float = 120, step: int = 1) -> str:
     """What Grafana sends: `$run` is escaped as in a double-quoted PromQL string, intervals as at a 1 s scrape."""
+    name = run.replace("\\", "\\\\").replace('"', '\\"')
     values = {
-        "run": run.replace("\\", "\\\\").replace('"', '\\"'),
+        "run": name,
+        "runs": name,  # of several: this one is chosen
         "gpu": ".*",  # all of them
         "__rate_interval": f"{step + 4}s",
         "__interval": f"{step}s",

@@ -15,7 +15,7 @@ from typing import Any
 from generator.model import Json, Panel, Target
 from generator.style import Grid, chart, column
 
-RUNS = '{run=~"$run"}'
+RUNS = '{run=~"$runs"}'
 NO_RUNS = "no run in this time range"
 
 #: Moments of the time range at which the curves are read.
