@@ -42,20 +42,19 @@ STARTED = query_variable(
 )
 
 
-def run_of(label: str = "Run", *, all_means: str, name: str = "run") -> Variable:
-    """A choice of runs, all at first, for selectors with `run=~"$<name>"`; `all_means` is what that choice is called.
+def runs(label: str, all_means: str) -> Variable:
+    """A choice of runs, all at first, for selectors with `run=~"$runs"`; `all_means` is what that choice is called.
 
-    A link passes "all" on to variables of the same name, and one that takes a single run finds none of that name: a
-    dashboard of several runs has another name for them, and KEPT_RUN beside it.
+    Not called `run`: a link would pass "all" on to the variable of one run, which matches none with it.
     """
+    base = query_variable("runs", label, ONE_RUN.query["query"], '/run="([^"]+)"/')
     options: Json = {
         "multi": True,
         "includeAll": True,
         "allValue": ".+",
         "current": {"text": [all_means], "value": ["$__all"]},
     }
-    base = query_variable(name, label, ONE_RUN.query["query"], '/run="([^"]+)"/')
-    return Variable(name, label, "query", base.query, options={**base.options, **options})
+    return replace(base, options={**base.options, **options})
 
 
 def runbooks() -> Variable:

@@ -23,7 +23,7 @@ def dashboard() -> Dashboard:
             curves.tokens_per_second(14, (16, 27, 8, 8)),
             tables.when(15, (0, 35, 24, 7)),
         ],
-        [family.DATA_SOURCE, family.run_of("Runs", all_means="All", name="runs"), family.KEPT_RUN, family.runbooks()],
+        [family.DATA_SOURCE, family.runs("Runs", all_means="All"), family.KEPT_RUN, family.runbooks()],
         [family.RELATED],
         [family.TAG],
         time_from="now-2d",
