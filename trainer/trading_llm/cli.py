@@ -164,6 +164,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("seed", _number(int, 0, 2**32 - 1), "of data order, adapters and dropout")
     add("logging_steps", steps, "optimizer steps between two printed blocks")
     add("eval_steps", steps, "optimizer steps between two evaluations", "a tenth of the run")
+    add("quality_prompts", _number(int, 0, 1000), "validation prompts whose explanations are scored; 0: none")
     add("save_steps", steps, "optimizer steps between two checkpoints", "a tenth of the run")
     add("threads", _number(int, 1, 1024), "CPU threads", "all cores")
     add("metrics_port", _number(int, 0, 65535), "port of /metrics; 0: any", "9401 or the next free one")

@@ -43,6 +43,7 @@ class TrainSettings:
     seed: int = 42
     logging_steps: int = 25
     eval_steps: int | None = None  # default: a tenth of the run
+    quality_prompts: int = 0  # validation prompts on which texts are generated and scored; 0: none
     save_steps: int | None = None  # default: a tenth of the run
     threads: int | None = None  # default: all cores (torch's choice)
     metrics_port: int | None = None  # default: the exporter's usual port or the next free one

@@ -25,6 +25,7 @@ from trading_llm.dataset import EVAL_FILE, TRAIN_FILE, simulated_dataset, write_
 from trading_llm.errors import UsageError
 from trading_llm.examples import Example, read_examples
 from trading_llm.model import add_lora, load_base
+from trading_llm.quality.stages import assess_texts
 from trading_llm.report import ConsoleReport
 from trading_llm.settings import TrainSettings
 from trading_llm.texts import use_chat_template
@@ -71,6 +72,7 @@ def train(settings: TrainSettings) -> Path:
     if injection is not None and injection.fault.prepare is not None:
         injection.fault.prepare((data, evaluation), len(tokenizer))
 
+    writer = SummaryWriter(str(settings.output_dir / "runs"))
     trainer = Trainer(
         model=add_lora(base, settings),
         args=arguments(settings, len(data), evaluation is not None),
@@ -78,7 +80,7 @@ def train(settings: TrainSettings) -> Path:
         eval_dataset=evaluation,
         data_collator=Collator(tokenizer.pad_token_id),
         processing_class=tokenizer,
-        callbacks=[TensorBoardCallback(SummaryWriter(str(settings.output_dir / "runs")))],
+        callbacks=[TensorBoardCallback(writer)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -99,6 +101,7 @@ def train(settings: TrainSettings) -> Path:
         ) from None
     monitor = watch.monitor
     monitor.add_sink(ConsoleReport(monitor, settings.logging_steps))
+    assess_texts(trainer, watch, evaluation and evaluation.items, tokenizer, settings.quality_prompts, writer)
     if injection is not None:
         trainer.add_callback(inject.FaultCallback(injection, trainer, monitor))
     print(f"{describe(trainer, settings, len(data), evaluation)}\nMetrics: {monitor.url}", flush=True)
