@@ -28,6 +28,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
+    # More threads only wait for each other where other processes are at work.
+    torch.set_num_threads(1)
     return load_base("embedded", "none")
 
 
