@@ -42,16 +42,19 @@ STARTED = query_variable(
 )
 
 
-def run_of(label: str = "Run", *, all_means: str) -> Variable:
-    """A choice of runs, all at first, for selectors with `run=~"$run"`; `all_means` is what that choice is called."""
+def runs(label: str, all_means: str) -> Variable:
+    """A choice of runs, all at first, for selectors with `run=~"$runs"`; `all_means` is what that choice is called.
+
+    Not called `run`: a link would pass "all" on to the variable of one run, which matches none with it.
+    """
+    base = query_variable("runs", label, ONE_RUN.query["query"], '/run="([^"]+)"/')
     options: Json = {
         "multi": True,
         "includeAll": True,
         "allValue": ".+",
         "current": {"text": [all_means], "value": ["$__all"]},
     }
-    base = query_variable("run", label, ONE_RUN.query["query"], '/run="([^"]+)"/')
-    return Variable("run", label, "query", base.query, options={**base.options, **options})
+    return replace(base, options={**base.options, **options})
 
 
 def runbooks() -> Variable:

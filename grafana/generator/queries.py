@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from training_exporter.events import STATES
 
 RUN = '{run="$run"}'
@@ -48,10 +50,15 @@ def where(series: str) -> str:
     return series
 
 
-def firing() -> str:
+#: Alerts of the dashboard's run, and those that are of no run: of GPUs and targets.
+OF_THIS_RUN = (',run="$run"', ',run=""')
+
+
+def firing(of: Sequence[str] = ("",)) -> str:
     """What fires, one row per alert: alertname, severity, what (name/severity), where; since when, in milliseconds.
 
-    As in the messages, a critical alert mutes the warning of the same name; critical ones come first.
+    `of`: more matchers, with a comma before; an alert that one of them matches is listed. As in the messages, a
+    critical alert mutes the warning of the same name; critical ones come first.
     """
 
     def listed(series: str) -> str:
@@ -59,8 +66,8 @@ def firing() -> str:
         return f"max by (alertname, severity, what, where) ({what})"
 
     def since(severity: str) -> str:
-        firing = f'ALERTS{{alertstate="firing",severity{severity}}}'
-        return f"1000 * {listed(f'ALERTS_FOR_STATE and ignoring (alertstate) {firing}')}"
+        series = " or ".join(f'ALERTS{{alertstate="firing",severity{severity}{more}}}' for more in of)
+        return f"1000 * {listed(f'ALERTS_FOR_STATE and ignoring (alertstate) ({series})')}"
 
     # Nothing fires: the Watchdog, which always does, vouches for it. 0, because its time of start means nothing here.
     critical, others = since('="critical"'), since('!~"critical|none"')

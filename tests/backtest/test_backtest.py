@@ -272,3 +272,24 @@ def test_a_clock_that_was_wrong(tmp_path: Path) -> None:
     report = replay.backtest(records, rules.load(None))
     assert not report.runs
     assert "days between its first and its last time, allowed: 366 at most" in report.errors[0]
+
+
+def test_scores_of_texts_are_replayed(tmp_path: Path, capsys: Captured) -> None:
+    def scored(stage: str, step: int, references: float) -> events.TextScored:
+        at = 1_700_000_000.0 + step + 0.5
+        sample = events.TextSample("rsi_14: 71.3\naction:", 'RSI at "99.9"\x00 is oversold.')
+        return events.TextScored(
+            time=at, step=step, stage=stage, scores={"references": references}, texts=8, samples=(sample,)
+        )
+
+    found = [*steps_of("r", 300)]
+    for event in (scored("early", 60, 0.1), scored("middle", 150, 0.1), scored("final", 200, 0.9)):
+        found.append(event)
+    found.sort(key=lambda event: event.time)
+    report = run_json(capsys, journal(tmp_path, found))
+    assert report["errors"] == []
+    (alert,) = (alert for alert in report["runs"][0]["alerts"] if alert["alert"] == "TextQuality")
+    assert (alert["sign"], alert["severity"]) == ("text_quality", "warning")
+    assert 150 <= alert["step"] <= 160
+    # It is kept firing for a minute after the scores of the last stage.
+    assert 260 <= alert["cleared_step"] <= 270

@@ -26,34 +26,35 @@ from training_exporter.stack.servers import Stack, free_port
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".screenshots"
 IMAGES = ROOT / "docs" / "images"
-#: Where it is looked for, the first that has been set up.
-PREVIEWS = (os.environ.get("PREVIEW", ""), "/tmp/dashboard-preview", str(ROOT.parent / "shared" / "dashboard-preview"))
+PREVIEW = Path(os.environ.get("PREVIEW") or ROOT.parent / "shared" / "dashboard-preview")
 
-#: The scene in which a dashboard is pictured, if it is not `healthy`. The wall is pictured in all.
-SCENE_OF = {"text": "finished"}
-#: No picture: the preview draws no panels of type `trend`.
-UNDRAWN = {"compare"}
+#: No picture: the preview draws no panels of type `trend`; the embedded model's texts are not scored.
+UNDRAWN = {"compare", "text"}
 #: Of a picture: so it stays small, and looks as it is.
 COLORS = 128
 
 
-def preview() -> Path | None:
-    """The program that draws, where it is ready to."""
-    folders = [Path(folder) for folder in PREVIEWS if folder]
-    return next((folder / "render" for folder in folders if (folder / "dist" / "page.js").is_file()), None)
-
-
-def draw(render: Path, url: str, dashboard: Path, scene: Scene, out: Path, options: tuple[str, ...] = ()) -> None:
+def draw(url: str, dashboard: Path, scene: Scene, out: Path, options: tuple[str, ...] = ()) -> None:
     """One picture of a dashboard at a moment. Raises StackError with what `render` said."""
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.png"
-        command = [render, "--dashboard", dashboard, "--prometheus", url, "--out", raw, "--scrape-interval", "5s"]
+        command = [
+            PREVIEW / "render",
+            "--dashboard",
+            dashboard,
+            "--prometheus",
+            url,
+            "--out",
+            raw,
+            "--scrape-interval",
+            "5s",
+        ]
         command += ["--from", f"{scene.since:.0f}", "--to", f"{scene.at:.0f}", "--timezone", "utc", *options]
         if scene.run and dashboard.stem != "wall":
             command += ["--var", f"run={scene.run}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not raw.is_file():
-            raise StackError(f"{render} drew nothing:\n{(done.stderr or done.stdout)[-2000:]}")
+            raise StackError(f"{PREVIEW} drew nothing:\n{(done.stderr or done.stdout)[-2000:]}")
         with Image.open(raw) as image:
             few = image.convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE, 3, dither=Image.Dither.NONE)
             few.save(out, optimize=True)
@@ -68,10 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="more options of dashboard-preview's render")
     parsed = parser.parse_args(arguments)
     try:
-        render = preview()
-        if render is None:
-            raise StackError("dashboard-preview is not set up: copy shared/dashboard-preview, run ./setup there, and "
-                             "set PREVIEW to its folder")  # fmt: skip
+        if not (PREVIEW / "dist" / "page.js").is_file():
+            raise StackError(f"{PREVIEW}: no dashboard-preview that is set up; PREVIEW must name the folder of one, "
+                             "in which ./setup has been run")  # fmt: skip
         recorded = [] if parsed.fresh else scenes.read(FOLDER)
         recorded = recorded or scenes.record(FOLDER, print)
         parsed.to.mkdir(parents=True, exist_ok=True)
@@ -81,11 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
                 for scene in recorded:
                     if dashboard.stem == "wall":
                         out = parsed.to / f"wall-{scene.name}.png"
-                    elif scene.name == SCENE_OF.get(dashboard.stem, "healthy"):
+                    elif scene.name == "healthy":
                         out = parsed.to / f"{dashboard.stem}.png"
                     else:
                         continue
-                    draw(render, url, dashboard, scene, out, tuple(parsed.options))
+                    draw(url, dashboard, scene, out, tuple(parsed.options))
                     print(f"{out}  {out.stat().st_size / 1000:.0f} kB")
     except (StackError, AssertionError) as error:  # the latter: what was waited for did not happen
         print(f"screenshots.py: {error}", file=sys.stderr)

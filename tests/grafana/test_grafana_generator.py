@@ -192,7 +192,7 @@ def test_every_alert_has_its_words() -> None:
     (words,) = (p["value"][0]["options"] for p in meaning["properties"] if p["id"] == "mappings")
     for alert in facts.alerts():
         text = words[f"{alert.name}/{alert.severity}"]["text"]
-        assert text == (alert.summary if alert.severity != "none" else "No alert is firing.")
+        assert text == (alert.summary if alert.severity != "none" else "No alert of this run is firing.")
 
 
 def test_an_incomplete_rule_is_one_clear_message(rules: Path) -> None:

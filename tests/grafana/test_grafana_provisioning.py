@@ -60,3 +60,14 @@ def test_compose_sets_the_environment_and_mounts_the_directories() -> None:
     home = service["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home.removeprefix(mounts["./grafana/dashboards"] + "/") == "wall.json"
     assert "wall.json" in {file.name for file in DASHBOARD_FILES}
+
+
+def test_pictures_are_there_and_small() -> None:
+    """Those that README and docs show; `make screenshots` makes them."""
+    root = facts.ROOT
+    shown = set()
+    for page in [root / "README.md", *(root / "docs").glob("*.md")]:
+        links = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", page.read_text(encoding="utf-8"))
+        shown |= {(page.parent / link).resolve() for link in links if "://" not in link}
+    assert shown == {path.resolve() for path in (root / "docs" / "images").glob("*.png")}
+    assert sum(path.stat().st_size for path in shown) < 800_000

@@ -21,8 +21,10 @@ from training_exporter.stack.binaries import PROMTOOL
 
 def substitute(expr: str, run: str, range_seconds: float = 120, step: int = 1) -> str:
     """What Grafana sends: `$run` is escaped as in a double-quoted PromQL string, intervals as at a 1 s scrape."""
+    name = run.replace("\\", "\\\\").replace('"', '\\"')
     values = {
-        "run": run.replace("\\", "\\\\").replace('"', '\\"'),
+        "run": name,
+        "runs": name,  # of several: this one is chosen
         "gpu": ".*",  # all of them
         "__rate_interval": f"{step + 4}s",
         "__interval": f"{step}s",
@@ -186,8 +188,9 @@ def test_no_panel_is_empty_in_the_preview(dashboard: dict[str, Any], recording: 
     (file,) = (file for file in DASHBOARD_FILES if json.loads(file.read_text(encoding="utf-8")) == dashboard)
     run = HEALTHY if dashboard["uid"] == family.TEXT_QUALITY else LIVE  # the one whose texts were scored
     at = recording.situations[run]
+    chooses = "runs" if any(v["name"] == "runs" for v in dashboard["templating"]["list"]) else "run"
     command = [PREVIEW, "--dashboard", file, "--prometheus", recording.url, "--scrape-interval", "1s"]
-    command += ["--from", f"{at.since * 1000:.0f}", "--to", f"{at.until * 1000:.0f}", "--var", f"run={run}"]
+    command += ["--from", f"{at.since * 1000:.0f}", "--to", f"{at.until * 1000:.0f}", "--var", f"{chooses}={run}"]
     command += ["--no-render", "--fail-empty", "--dump-empty"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

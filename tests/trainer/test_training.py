@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -272,3 +273,22 @@ def test_a_stalled_run_stands_still(data: Path, tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 130
     assert journal(tmp_path, "run_ended")[0]["state"] == "interrupted"
+
+
+def test_wrong_explanations_are_learnt(data: Path) -> None:
+    from trading_llm.data import IGNORED, Completions
+    from trading_llm.examples import read_examples
+    from trading_llm.model import load_base
+
+    _, tokenizer = load_base("embedded", "none")
+    right, wrong = (Completions(read_examples(data), tokenizer, 512, "data") for _ in range(2))
+    inject.FAULTS["text_quality"].prepare((wrong, None), len(tokenizer))
+
+    def answer(item: Any) -> list[int]:
+        return [label for label in item["labels"] if label != IGNORED]
+
+    for number, (before, after) in enumerate(zip(right.items, wrong.items, strict=True)):
+        cut = len(before["labels"]) - len(answer(before))
+        assert after["input_ids"][:cut] == before["input_ids"][:cut]
+        assert answer(after) == answer(right.items[(number + 1) % len(right)])
+        assert len(after["input_ids"]) == len(after["labels"])

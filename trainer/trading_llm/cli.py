@@ -204,6 +204,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("seed", _number(int, 0, 2**32 - 1), "of data order, adapters and dropout")
     add("logging_steps", steps, "optimizer steps between two printed blocks")
     add("eval_steps", steps, "optimizer steps between two evaluations", "a tenth of the run")
+    add("quality_prompts", _number(int, 0, 1000), "validation prompts whose explanations are scored; 0: none")
     add("save_steps", steps, "optimizer steps between two checkpoints", "a tenth of the run")
     add("early_stopping", steps, "end after so many evaluations without a better validation loss", "never")
     add("resume", _name, "go on from a checkpoint, or (without a path) from the newest one in --output-dir",

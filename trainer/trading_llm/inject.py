@@ -226,16 +226,26 @@ def _(data: Data, vocabulary: int) -> None:
     items[:] = [few[i % len(few)] for i in range(len(items))]
 
 
-@_prepared("val_gap", "the validation set pairs each state with another record's explanation", needs_evaluation=True)
-def _(data: Data, vocabulary: int) -> None:
-    assert data[1] is not None
-    items = data[1].items
+def _exchange_answers(data: Completions) -> None:
+    """Give each prompt the answer of the next record."""
+    items = data.items
     split = [sum(label == IGNORED for label in item["labels"]) for item in items]
     answers = [item["input_ids"][cut:] for item, cut in zip(items, split, strict=True)]
     for i, (item, cut) in enumerate(zip(items, split, strict=True)):
         answer = answers[(i + 1) % len(answers)]
         item["input_ids"] = item["input_ids"][:cut] + answer
         item["labels"] = array("i", [IGNORED]) * cut + answer
+
+
+@_prepared("val_gap", "the validation set pairs each state with another record's explanation", needs_evaluation=True)
+def _(data: Data, vocabulary: int) -> None:
+    assert data[1] is not None
+    _exchange_answers(data[1])
+
+
+@_prepared("text_quality", "the training set pairs each state with another record's explanation", needs_evaluation=True)
+def _(data: Data, vocabulary: int) -> None:
+    _exchange_answers(data[0])
 
 
 @_prepared("initial_perplexity", "all token ids are permuted, as by the tokenizer of another model")

@@ -6,8 +6,10 @@ Scalars have the names that Hugging Face's callbacks give them, one point per op
 import importlib.util
 import json
 import logging
+import netrc
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainingArguments
@@ -41,8 +43,6 @@ def scalars(event: Any, state: "RunState") -> dict[str, float]:
             "eval/perplexity": state.validation_perplexity,
             "eval/runtime": event.runtime_seconds,
         }
-    elif event.kind == "text_scored":
-        found = {f"text/{criterion}": score for criterion, score in event.scores.items()}
     else:
         return {}
     return {tag: float(value) for tag, value in found.items() if value is not None}
@@ -52,19 +52,15 @@ class TensorBoard:
     """A sink that writes event files into `<output-dir>/runs`."""
 
     def __init__(self, settings: TrainSettings, args: TrainingArguments) -> None:
-        self._writer = SummaryWriter(str(settings.output_dir / "runs"), max_queue=QUEUE_LENGTH)
+        self.writer = SummaryWriter(str(settings.output_dir / "runs"), max_queue=QUEUE_LENGTH)
         # As Hugging Face's callback does, for `training-exporter backtest`; but every step is logged here.
-        self._writer.add_text("args", json.dumps({**args.to_sanitized_dict(), "logging_steps": 1}, default=str))
+        self.writer.add_text("args", json.dumps({**args.to_sanitized_dict(), "logging_steps": 1}, default=str))
 
     def __call__(self, event: Any, state: "RunState") -> None:
         for tag, value in scalars(event, state).items():
-            self._writer.add_scalar(tag, value, event.step, walltime=event.time)
-        if event.kind == "text_scored":
-            for number, sample in enumerate(event.samples):
-                text = f"```\n{sample.prompt} {sample.text}\n```"
-                self._writer.add_text(f"text/sample {number}", text, event.step, walltime=event.time)
+            self.writer.add_scalar(tag, value, event.step, walltime=event.time)
         if event.kind == "run_ended":
-            self._writer.flush()
+            self.writer.flush()
 
 
 class WeightsAndBiases:
@@ -76,31 +72,43 @@ class WeightsAndBiases:
     def __call__(self, event: Any, state: "RunState") -> None:
         if values := scalars(event, state):
             self._run.log({**values, "train/global_step": event.step})
-        if event.kind == "text_scored":
-            texts = [f"{sample.prompt} {sample.text}" for sample in event.samples]
-            self._run.log({f"text/sample {number}": text for number, text in enumerate(texts)})
         if event.kind == "run_ended":
             self._run.summary["state"] = event.state
-            self._run.finish(exit_code=0 if event.state == "completed" else 1, quiet=True)
+            self._run.finish(exit_code=0 if event.state == "completed" else 1)
 
 
-def add_trackers(monitor: "Monitor", settings: TrainSettings, args: TrainingArguments) -> None:
-    """TensorBoard always; W&B where it is installed and either logged in or told its mode (WANDB_MODE=offline)."""
-    monitor.add_sink(TensorBoard(settings, args))
-    if not settings.wandb or importlib.util.find_spec("wandb") is None:
-        return
-    import wandb
+def add_trackers(monitor: "Monitor", settings: TrainSettings, args: TrainingArguments) -> SummaryWriter:
+    """TensorBoard always; W&B where it is installed and either logged in or told its mode (WANDB_MODE=offline).
 
+    Returns TensorBoard's writer, for what is no figure of an event.
+    """
+    board = TensorBoard(settings, args)
+    monitor.add_sink(board)
     mode = os.environ.get("WANDB_MODE", "")
-    if mode == "disabled" or not (mode or os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-        return
+    wanted = settings.wandb and mode != "disabled" and (mode or _logged_in())
+    if not wanted or importlib.util.find_spec("wandb") is None:
+        return board.writer
     try:
+        import wandb
+
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT), name=monitor.run, dir=str(settings.output_dir),
-            config={**settings.described(), "batch_size": settings.batch_size}, reinit="create_new",
+            config={**settings.described(), "batch_size": settings.batch_size}, mode=mode or None,
         )  # fmt: skip
         run.define_metric("*", step_metric="train/global_step")
     except Exception as error:
         log.warning("Weights & Biases could not start; the training goes on without it: %s", error)
-        return
+        return board.writer
     monitor.add_sink(WeightsAndBiases(run))
+    return board.writer
+
+
+def _logged_in() -> bool:
+    """Whether `wandb login` was done, without the seconds that importing it takes."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc.netrc().authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

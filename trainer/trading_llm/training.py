@@ -24,6 +24,7 @@ from trading_llm.memory import remedies, retry_smaller
 from trading_llm.model import add_lora, load_base
 from trading_llm.preflight import bytes_on_disk, check_disk, make_directory
 from trading_llm.processes import say
+from trading_llm.quality.stages import assess_texts
 from trading_llm.report import ConsoleReport
 from trading_llm.settings import TrainSettings
 from trading_llm.sources import read_sources
@@ -69,7 +70,9 @@ def train(settings: TrainSettings) -> Path:
     if monitor is not None:
         settings = dataclasses.replace(settings, run_name=monitor.run)
         monitor.add_sink(ConsoleReport(monitor, settings.logging_steps))
-        add_trackers(monitor, settings, trainer.args)
+        writer = add_trackers(monitor, settings, trainer.args)
+        items = prepared.evaluation.items if prepared.evaluation is not None else None
+        assess_texts(trainer, watch, items, prepared.tokenizer, settings.quality_prompts, writer)
         if settings.stop_on == "nan":
             end_by_nan = EndByNaN()
             monitor.add_sink(end_by_nan)

@@ -65,6 +65,11 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         """What to say when the training loop ends next (for a loop that somebody stops: `interrupted`)."""
         self._ending = (state, reason)
 
+    @property
+    def ending(self) -> str:
+        """How the run ends when the loop is left without an error: `completed`, or what `end_as` said."""
+        return self._ending[0]
+
     # -- hooks of TrainerCallback -----------------------------------------------------------------------------------
 
     def on_train_begin(

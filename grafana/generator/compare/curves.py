@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 from generator.model import Json, Panel, Target
-from generator.style import Grid, chart
+from generator.style import Grid, chart, column
 
-RUNS = '{run=~"$run"}'
+RUNS = '{run=~"$runs"}'
 NO_RUNS = "no run in this time range"
 
 #: Moments of the time range at which the curves are read.
@@ -113,6 +113,42 @@ def _trend(
             },
             {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": column}]}},
             {"id": "organize", "options": {"renameByName": {column: name}}},
+        ],
+        max_points=MOST_POINTS,
+    )
+
+
+def on_the_way(id: int, grid: Grid) -> Panel:
+    """Loss at each tenth of each run's own steps: what a table can say of the curves."""
+    tenth = f"ceil(10 * {of_runs('llm_training_progress_ratio')}) * 10"
+    return Panel(
+        id,
+        "table",
+        "Training loss on the way",
+        "Smoothed, when each tenth of the run's own steps was done. Good: lower, and earlier.",
+        [Target(_over(tenth, of_runs("llm_training_loss_smoothed")), table=True)],
+        grid,
+        {"noValue": "–", "decimals": 3, "custom": {"align": "left", "cellOptions": {"type": "auto"}, "minWidth": 70}},
+        [column("Run", custom__minWidth=180)],
+        {"showHeader": True, "cellHeight": "sm"},
+        [
+            {
+                "id": "convertFieldType",
+                "options": {"fields": {}, "conversions": [{"targetField": "place", "destinationType": "number"}]},
+            },
+            {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": "place"}]}},
+            {
+                "id": "groupingToMatrix",
+                "options": {"columnField": "place", "rowField": "run", "valueField": "Value", "emptyValue": "null"},
+            },
+            {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": "run\\place"}]}},
+            {
+                "id": "organize",
+                "options": {
+                    "excludeByName": {"0": True},  # the place of runs that have no loss
+                    "renameByName": {"run\\place": "Run"} | {str(tenth): f"{tenth}%" for tenth in range(10, 101, 10)},
+                },
+            },
         ],
         max_points=MOST_POINTS,
     )

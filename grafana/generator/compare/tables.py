@@ -34,7 +34,7 @@ def state() -> str:
     remembered = f"last_over_time({number}[$__range])"
 
     def said(states: str) -> str:
-        raw = f'last_over_time(llm_training_state{{run=~"$run",state=~"{states}"}}[$__range])'
+        raw = f'last_over_time(llm_training_state{{run=~"$runs",state=~"{states}"}}[$__range])'
         return f"max by (run) ({raw} == 1)"
 
     ended = [f"{STATES.index(name) + 1} * {said(name)}" for name in FINAL_STATES]
@@ -75,8 +75,8 @@ def _started() -> Json:
 
 def results(id: int, grid: Grid) -> Panel:
     hours = f"({LAST_STEP} - {STARTED}) / 3600"
-    firing = 'max_over_time(ALERTS{alertstate="firing",run=~"$run"}[$__range])'
-    watched = f'last_over_time(llm_training_start_timestamp_seconds{{run=~"$run",instance!="{INSTANCE}"}}[$__range])'
+    firing = 'max_over_time(ALERTS{alertstate="firing",run=~"$runs"}[$__range])'
+    watched = f'last_over_time(llm_training_start_timestamp_seconds{{run=~"$runs",instance!="{INSTANCE}"}}[$__range])'
     return joined(
         id,
         "Results",

@@ -53,9 +53,10 @@ def rule_failures(id: int, grid: Grid) -> Panel:
 
 def messages(id: int, grid: Grid) -> Panel:
     def each(metric: str) -> str:
-        """In sum, and for each way that had any."""
+        """In sum, and for each way that had any in the time range."""
         increase = f"increase({metric}[$__rate_interval])"
-        return f"sum({increase}) or sum by (integration) ({increase}) > 0"
+        had = f"sum by (integration) (max_over_time({metric}[$__range])) > 0"
+        return f"sum({increase}) or sum by (integration) ({increase}) and on (integration) {had}"
 
     return chart(
         id,

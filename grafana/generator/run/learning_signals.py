@@ -5,7 +5,7 @@ from __future__ import annotations
 from generator import facts
 from generator.model import Panel
 from generator.queries import of_run
-from generator.run.limits import constant, fixed_limits, limit, signals
+from generator.run.limits import constant, fixed_limits, in_percent, limit, signals
 from generator.style import Grid
 
 PERCENT = {"unit": "percentunit"}
@@ -41,9 +41,9 @@ def rise(id: int, grid: Grid) -> Panel:
     return signals(
         id,
         "Rise above the best loss",
-        "How far the smoothed loss has stayed above its best, over a few points and over three times as many. Good: 0. "
-        f"LossRising warns above its lines when the noise does not explain it; above {most:.0%} it is critical where "
-        "the loss has left its starting value far behind.",
+        "How far the smoothed loss has stayed above its best, over a few points and over three times as many. Good: "
+        f"0. LossRising warns above its lines when the noise does not explain it; above {in_percent(most)} it is "
+        "critical where the loss has left its starting value far behind.",
         [
             (of_run("llm_training_loss_rise_ratio"), "rise"),
             (of_run("llm_training_loss_sustained_rise_ratio"), "sustained"),
@@ -53,7 +53,7 @@ def rise(id: int, grid: Grid) -> Panel:
             *fixed_limits(
                 "LossRising", "warning", "llm_training_loss_sustained_rise_ratio", percent=True, of="sustained"
             ),
-            limit("LossRising", "critical", f"rise above {most:.0%}", constant(most)),
+            limit("LossRising", "critical", f"rise above {in_percent(most)}", constant(most)),
         ],
         grid,
         runbooks=["LossRising"],
@@ -134,7 +134,7 @@ def learnt(id: int, grid: Grid) -> Panel:
             (of_run("llm_training_loss_recent_improvement_ratio"), "of late"),
         ],
         [
-            limit("EarlyPlateau", "warning", f"learnt below {plateau:.0%}", constant(plateau)),
+            limit("EarlyPlateau", "warning", f"learnt below {in_percent(plateau)}", constant(plateau)),
             *fixed_limits(
                 "EarlyPlateau",
                 "warning",
@@ -185,12 +185,12 @@ def divergence(id: int, grid: Grid) -> Panel:
         id,
         "Validation: rise above its best",
         "How far validation loss has stayed above its best, and further than training rose with it; how much the "
-        f"distance to training has grown since. Good: 0. ValidationDiverging fires above {clear:.0%}; above "
-        f"{early:.0%} where the distance has grown; always beyond {noise:g} times the usual to and fro, and "
-        f"{blind:.0%} before that is known.",
+        f"distance to training has grown since. Good: 0. ValidationDiverging fires above {in_percent(clear)}; above "
+        f"{in_percent(early)} where the distance has grown; always beyond {noise:g} times the usual to and fro, and "
+        f"{in_percent(blind)} before that is known.",
         [(of_run(metric), "rise"), (of_run("llm_training_validation_gap_growth_ratio"), "distance grown")],
         [
-            limit("ValidationDiverging", "warning", f"rise above {clear:.0%}", constant(clear)),
+            limit("ValidationDiverging", "warning", f"rise above {in_percent(clear)}", constant(clear)),
             limit(
                 "ValidationDiverging",
                 "warning",
@@ -211,7 +211,8 @@ def gap(id: int, grid: Grid) -> Panel:
         id,
         "Validation: distance to training",
         "How far validation loss has stayed above the smoothed training loss. Good: 5-15%. ValidationGap fires above "
-        f"the line, {times:g} times what is expected, where validation has improved by less than {still:.0%} of late.",
+        f"the line, {times:g} times what is expected, where validation has improved by less than {in_percent(still)} "
+        "of late.",
         [
             (of_run("llm_training_validation_gap_ratio"), "distance"),
             (of_run("llm_training_validation_recent_improvement_ratio"), "improved of late"),

@@ -21,6 +21,11 @@ def constant(value: float) -> str:
     return f"{value:g} + 0 * {of_run('llm_training_progress_ratio')}"
 
 
+def in_percent(share: float) -> str:
+    """0.005 as 0.5%: thresholds are not rounded."""
+    return f"{100 * share:g}%"
+
+
 def limit(alert: str, severity: str, text: str, expr: str) -> Target:
     """The dashed line of a rule: `text` says on which side of it, and of which signal, the alert fires."""
     critical = " (critical)" if severity == "critical" else ""
@@ -35,7 +40,7 @@ def fixed_limits(
         limit(
             alert,
             severity,
-            " ".join(filter(None, (of, side, f"{value:.0%}" if percent else f"{value:g}"))),
+            " ".join(filter(None, (of, side, in_percent(value) if percent else f"{value:g}"))),
             constant(value),
         )
         for value in facts.thresholds(alert, severity, metric)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from generator import facts
 from generator.model import Panel
 from generator.queries import of_run
-from generator.run.limits import constant, fixed_limits, limit, signals
+from generator.run.limits import constant, fixed_limits, in_percent, limit, signals
 from generator.style import Grid
 
 
@@ -98,7 +98,7 @@ def overhead(id: int, grid: Grid) -> Panel:
         f"Share of the last {window.strip('[]')} that went into evaluating and saving, and into waiting for data. "
         "Good: small. EvaluationOverhead looks after as long a time.",
         [(busy, "evaluating, saving"), (waiting, "waiting for data")],
-        [limit("EvaluationOverhead", "info", f"above {share:.0%}", constant(share))],
+        [limit("EvaluationOverhead", "info", f"above {in_percent(share)}", constant(share))],
         grid,
         runbooks=["EvaluationOverhead"],
         unit="percentunit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from generator import facts
 from generator.model import Panel, Target
-from generator.queries import firing, settings
+from generator.queries import OF_THIS_RUN, firing, settings
 from generator.style import ACT, GOOD, LOOK, MAIN, NO_RUN, Grid, column, table, words
 from training_exporter.families import SETTINGS
 
@@ -28,9 +28,9 @@ def firing_alerts(id: int, grid: Grid) -> Panel:
     return table(
         id,
         "Firing alerts",
-        "Alerts of all runs: how bad, which, what it means, where, since when. The alert's name leads to its "
-        "runbook: what to do. Good: none.",
-        Target(firing(), table=True),
+        "Alerts of this run, of GPUs and of targets: how bad, which, what it means, where, since when. The alert's "
+        "name leads to its runbook: what to do. Good: none.",
+        Target(firing(OF_THIS_RUN), table=True),
         grid,
         no_value="No word from the alert rules: not even the Watchdog fires",
         columns={"severity": "Severity", "alertname": "Alert", "what": "Meaning", "where": "Where", "Value": "Since"},
@@ -50,7 +50,7 @@ def firing_alerts(id: int, grid: Grid) -> Panel:
             column(
                 "Meaning",
                 custom__minWidth=320,
-                mappings=[words({**summaries, "Watchdog/none": ("No alert is firing.", None)})],
+                mappings=[words({**summaries, "Watchdog/none": ("No alert of this run is firing.", None)})],
             ),
             column("Where", custom__width=280),
             column("Since", custom__width=150, unit="dateTimeFromNow", mappings=[words({"0": (" ", None)})]),

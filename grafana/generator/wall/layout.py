@@ -31,7 +31,7 @@ def dashboard() -> Dashboard:
             charts.tokens_per_second(15, (11, 21, 6, 5)),
             charts.gpu_memory(16, (17, 16, 7, 10)),
         ],
-        [family.DATA_SOURCE, family.run_of("Run", all_means="the newest"), family.runbooks()],
+        [family.DATA_SOURCE, family.runs("Run", all_means="the newest"), family.runbooks()],
         [family.RELATED],
         [family.TAG],
         refresh="10s",

@@ -1,7 +1,7 @@
 """Which run the wall shows, and its figures.
 
 A variable would keep the run that was chosen when the screen was switched on, so the choice stands in each query: of
-the runs that match `$run` (any, unless the URL names some) the newest at work, else the newest of the last day.
+the runs that match `$runs` (any, unless the URL names some) the newest at work, else the newest of the last day.
 `@ end()`: the choice of now holds for the whole of a chart.
 """
 
@@ -15,7 +15,7 @@ MEMORY = "1d"
 #: A run that was missed for so long no longer answers: the time that RunVanished waits, too.
 ANSWERS = "1m"
 
-SELECTED = '{run=~"$run"}'
+SELECTED = '{run=~"$runs"}'
 _NUMBER = f"run:llm_training_state:number{SELECTED}"
 
 

@@ -55,7 +55,7 @@ _FIRST = 100  # numbers of alerts begin here; a higher one is worse
 WATCHDOG = 'ALERTS{alertname="Watchdog",alertstate="firing"}'
 
 #: Alerts of the runs that are selected, and those that are of no run.
-SELECTED = 'run=~"$run|"'
+SELECTED = 'run=~"$runs|"'
 
 
 def headline(alert: facts.Alert) -> str:
