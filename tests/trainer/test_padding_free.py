@@ -21,6 +21,7 @@ from trading_llm import lora
 from trading_llm.attention import PADDING_FREE, lay_out, use_padding_free
 from trading_llm.batches import PaddedCollator, RowCollator
 from trading_llm.data import IGNORED, Item
+from trading_llm.loss import fuse_loss
 
 SMALL: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -149,6 +150,30 @@ def test_faster_lora_is_pefts_lora() -> None:
         torch.testing.assert_close(faster_gradients[name], gradients[name], rtol=1e-4, atol=1e-6)
     with model.disable_adapter(), torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, without)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
+def test_the_loss_without_logits_is_the_loss(config: PreTrainedConfig) -> None:
+    model = get_peft_model(model_of(config), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    base = model.get_base_model()
+    assert use_padding_free(base)
+    batch = {**RowCollator(PADDING_FREE)(items(7, 3, 12)), "num_items_in_batch": torch.tensor(17)}
+
+    def outcome() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    loss, gradients = outcome()
+    assert not fuse_loss(base)
+    assert fuse_loss(base, vocabulary=50)
+    fused, fused_gradients = outcome()
+    torch.testing.assert_close(fused, loss)
+    for name in gradients:
+        torch.testing.assert_close(fused_gradients[name], gradients[name], rtol=1e-4, atol=1e-6)
+    ids = torch.tensor([[5, 6, 7]])
+    assert model(input_ids=ids).logits.shape == (1, 3, 50)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5])

@@ -20,6 +20,7 @@ from trading_llm.checkpoints import resumed, save_settings
 from trading_llm.data import Completions
 from trading_llm.ending import EarlyStopping, EndByNaN, EndBySignal, KeepBest
 from trading_llm.errors import RunFailed, UsageError
+from trading_llm.loss import fuse_loss
 from trading_llm.memory import remedies, retry_smaller
 from trading_llm.model import add_lora, load_base
 from trading_llm.preflight import bytes_on_disk, check_disk, make_directory
@@ -142,6 +143,8 @@ def prepare(settings: TrainSettings, injection: inject.Injection | None = None) 
         injection.fault.prepare((data, evaluation), len(tokenizer))
     steps = steps_of(settings, len(data), processes.count())
     padding_free = settings.padding_free and use_padding_free(base)
+    if padding_free and not settings.liger:
+        fuse_loss(base)
     trainer = CompletionTrainer(
         model=add_lora(base, settings),
         args=arguments(settings, steps, evaluation is not None),
