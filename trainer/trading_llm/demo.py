@@ -125,7 +125,7 @@ class Demo:
         if child is None:
             return "not on PATH, so no dashboard here (docker compose up has it)"
         # The wall. A run of minutes would be lost in its usual hour; its runbooks are on this inbox' port.
-        shown = {"var-run": self.work.name, "var-runbooks": f"{servers.inbox.url}/runbooks", "refresh": "5s"}
+        shown = {"var-runs": self.work.name, "var-runbooks": f"{servers.inbox.url}/runbooks", "refresh": "5s"}
         return f"{child.url}/d/llm-training-wall?{urlencode({'from': 'now-15m', 'to': 'now', **shown})}"
 
     def _start_gpu(self, stack: Stack, servers: Servers) -> str:

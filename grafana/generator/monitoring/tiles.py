@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from generator.model import Json, Panel, Target
-from generator.monitoring.common import NO_ALERTMANAGER, NO_EXPORTER, NO_PROMETHEUS
 from generator.style import (
     ACT,
     GOOD,
@@ -37,7 +36,7 @@ def count(
         no_value=no_value,
         color_mode="background_solid",
         graph=False,
-        value_size=32,
+        value_size=28,
         unit="locale",
         decimals=0,
         mappings=[words({"0": ("0", GOOD)}), more_than_none(color)],
@@ -60,7 +59,7 @@ def alerting(id: int, grid: Grid) -> Panel:
         no_value="no answer",
         color_mode="background_solid",
         graph=False,
-        value_size=32,
+        value_size=28,
         mappings=[words({"1": ("work", GOOD), "0": ("silent", ACT)})],
         runbooks=["Watchdog"],
     )
@@ -82,32 +81,34 @@ def tiles() -> list[Panel]:
             "Good: 0.",
             "count(up == 0) or 0 * count(up)",
             grid(1),
-            "nothing is scraped",
+            "no target",
             runbooks=["TargetDown"],
         ),
         count(
             3,
             "Failed evaluations",
-            "Evaluations of rules that failed in the time range: such a rule says nothing. Good: 0.",
+            "Evaluations of rules that failed in the time range: such a rule says nothing. Good: 0. Unknown: "
+            "Prometheus does not scrape itself.",
             "sum(increase(prometheus_rule_evaluation_failures_total[$__range]))",
             grid(2),
-            NO_PROMETHEUS,
+            "unknown",
         ),
         count(
             4,
-            "Lost before Alertmanager",
-            "Alerts that Prometheus could not hand to Alertmanager in the time range. Good: 0.",
+            "Alerts lost",
+            "Alerts that Prometheus could not hand to Alertmanager in the time range. Good: 0. Unknown: as beside.",
             lost,
             grid(3),
-            NO_PROMETHEUS,
+            "unknown",
         ),
         count(
             5,
             "Messages not sent",
-            "Notifications to Slack or e-mail that failed in the time range; Alertmanager tries each again. Good: 0.",
+            "Notifications to Slack or e-mail that failed in the time range; Alertmanager tries each again. Good: 0. "
+            "Unknown: Alertmanager is not scraped.",
             "sum(increase(alertmanager_notifications_failed_total[$__range]))",
             grid(4),
-            NO_ALERTMANAGER,
+            "unknown",
         ),
         count(
             6,
@@ -117,7 +118,7 @@ def tiles() -> list[Panel]:
             "sum(max_over_time(training_exporter_callback_errors_total[$__range])) "
             "or 0 * sum(max_over_time(training_exporter_build_info[$__range]))",
             grid(5),
-            NO_EXPORTER,
+            "no exporter",
         ),
         count(
             7,
@@ -126,7 +127,7 @@ def tiles() -> list[Panel]:
             "Good: 0.",
             "sum(max_over_time(training_exporter_journal_dropped_events_total[$__range]))",
             grid(6),
-            NO_EXPORTER,
+            "no exporter",
         ),
         count(
             8,
@@ -134,7 +135,7 @@ def tiles() -> list[Panel]:
             "Parts of the exporters' pages that could not be read at the last scrape, such as a GPU's driver. Good: 0.",
             "sum(1 - training_exporter_collector_success)",
             grid(7),
-            NO_EXPORTER,
+            "no exporter",
             color=LOOK,
         ),
     ]

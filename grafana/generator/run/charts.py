@@ -57,6 +57,7 @@ def perplexity(id: int, grid: Grid) -> Panel:
             ),
         ],
         grid,
+        unit="short",
         custom={"scaleDistribution": {"type": "log", "log": 2}},  # a diverged run's perplexity is astronomical
         runbooks=["InitialPerplexity", "HighPerplexity"],
     )

@@ -35,10 +35,8 @@ def texts(id: int, grid: Grid) -> Panel:
             column("No.", custom__width=55),
             column("Last seen", custom__width=190, unit="dateTimeAsLocal"),
         ],
-        transformations=[
-            {
-                "id": "sortBy",
-                "options": {"fields": {}, "sort": [{"field": "Value", "desc": True}]},
-            }
+        transformations=[  # the second sorts what the first has sorted: the latest stage first, in it by number
+            {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": name, "desc": descending}]}}
+            for name, descending in (("sample", False), ("Value", True))
         ],
     )

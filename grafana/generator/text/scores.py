@@ -124,28 +124,29 @@ def table(id: int, grid: Grid) -> Panel:
                 min=0,
                 max=1,
                 custom__cellOptions={"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
-                custom__minWidth=120,
+                custom__width=140,
                 color=fixed(MAIN),
                 noValue="–",
             ),
             column(f"{title}, at least", decimals=2, custom__width=125, noValue="–"),
         ]
-    verdict = _of_last_stage(SHORTFALL)
+    verdict = f"max by (criterion) ({_of_last_stage(SHORTFALL)} > bool {least():g})"
     return joined(
         id,
         "Scores and what is expected of them",
         "0 to 1, 1 is good; means over a few texts of each stage. “At least” is what the run's profile expects: the "
         f"guide says it in words, the numbers are ours. Good: reached. TextQuality fires {least():g} below, at the "
         "last stage.",
-        [*targets, Target(f"max by (criterion) ({verdict} > bool {least():g})", table=True)],
+        [*targets, Target(f'label_replace({verdict}, "measures", "$1", "criterion", "(.+)")', table=True)],
         grid,
         no_value=NOT_YET,
-        columns=columns,
+        columns=columns | {"measures": "Measures"},
         overrides=[
+            column("Criterion", custom__width=110),
             column(
-                "Criterion",
-                custom__width=330,
-                mappings=[words({name: (f"{name}: {what}", None) for name, what in guide.criteria().items()})],
+                "Measures",
+                custom__minWidth=260,
+                mappings=[words({name: (what, None) for name, what in guide.criteria().items()})],
             ),
             *overrides,
             column(

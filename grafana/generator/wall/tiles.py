@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from generator import facts
+from generator import facts, family
 from generator.model import Json, Panel, Target
 from generator.style import ALARM, FINE, IDLE, MAIN, WARN, Grid, above, fixed, progress_bar, tile, words
 from generator.wall import runs
@@ -190,6 +190,12 @@ def run_state(id: int, grid: Grid) -> Panel:
         names=True,
         wide=False,
         value_size=None,
+        links=[
+            {
+                "title": "All about this run",
+                "url": f"/d/{family.RUN_DETAIL}?var-run=${{__field.labels.run}}&${{__url_time_range}}",
+            }
+        ],
         mappings=[words(_STATES)],
     )
 
