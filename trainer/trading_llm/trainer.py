@@ -96,13 +96,15 @@ class CompletionTrainer(Trainer):
         return gathered[:, 0].sum().long()
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> TrainOutput:
+        if self.smaller_batch is None:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         # Adapters as they are before the first step, should the training have to begin again.
         first = {name: p.detach().cpu().clone() for name, p in self.model.named_parameters() if p.requires_grad}
         while True:
             try:
                 return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
             except Exception as error:
-                if self.smaller_batch is None or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 resume_from_checkpoint = self.smaller_batch(str(error).partition("\n")[0])
                 if resume_from_checkpoint is None:
