@@ -180,8 +180,25 @@ def test_the_loss_without_logits_is_the_loss(config: PreTrainedConfig) -> None:
 def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
     torch.manual_seed(0)
     x = torch.full((1001, 333), 2.0, requires_grad=True)
-    y = lora._Dropout.apply(x, p)
+    y, scale = lora._dropped(torch.nn.Dropout(p), x)
     assert (y == 0).float().mean().item() == pytest.approx(p, abs=0.003)
-    assert y.mean().item() == pytest.approx(2.0, rel=0.01)
+    assert y.mean().item() * scale == pytest.approx(2.0, rel=0.01)
     y.sum().backward()
     assert torch.equal(x.grad, y.detach() / 2)
+    assert lora._dropped(torch.nn.Dropout(p).eval(), x) == (x, 1.0)
+
+
+def test_faster_lora_drops_what_pefts_lora_drops_on_average() -> None:
+    base = model_of(CONFIGS[0])
+    torch.manual_seed(3)
+    model = get_peft_model(
+        base, LoraConfig(r=4, lora_dropout=0.3, target_modules=["down_proj"], init_lora_weights=False)
+    )
+    layer: Any = model.get_base_model().model.layers[0].mlp.down_proj
+    x = torch.randn(20, 48)
+    layer.eval()
+    expected = layer(x)
+    lora.speed_up(model)
+    layer.train()
+    mean = torch.stack([layer(x).detach() for _ in range(2000)]).mean(0)
+    torch.testing.assert_close(mean, expected, rtol=0.05, atol=0.05)

@@ -35,23 +35,26 @@ def _forward(layer: Any, peft_forward: Callable[..., torch.Tensor]) -> Callable[
             if base.dtype != up.dtype:
                 return peft_forward(x)
             x = x.to(down.dtype)
-        inner = F.linear(_dropped(layer.lora_dropout[name], x), down)
-        out = torch.addmm(base.flatten(0, -2), inner.flatten(0, -2), up.t(), alpha=layer.scaling[name])
+        x, scale = _dropped(layer.lora_dropout[name], x)
+        inner = F.linear(x, down)
+        out = torch.addmm(base.flatten(0, -2), inner.flatten(0, -2), up.t(), alpha=scale * layer.scaling[name])
         return out.view(base.shape)
 
     return forward
 
 
-def _dropped(dropout: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    if not isinstance(dropout, nn.Dropout) or not dropout.training or dropout.p == 0:
-        return dropout(x)
-    return _Dropout.apply(x, dropout.p) if x.device.type == "cpu" else dropout(x)
+def _dropped(dropout: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """What dropout leaves of `x`, and the factor that is still missing from it."""
+    if not isinstance(dropout, nn.Dropout) or not dropout.training or dropout.p == 0 or x.device.type != "cpu":
+        return dropout(x), 1.0
+    return _Drop.apply(x, dropout.p), 1 / (1 - dropout.p)
 
 
-class _Dropout(torch.autograd.Function):
-    """Dropout for the CPU, where PyTorch's draws one number per element from a slow generator: four from each here.
+class _Drop(torch.autograd.Function):
+    """Dropout without its scaling, for the CPU.
 
-    The probability is rounded to a multiple of 2**-16.
+    PyTorch's draws one number per element from a slow generator; here each gives four, so that the probability is a
+    multiple of 2**-16. `where` is several times as fast as multiplying by a mask of booleans.
     """
 
     @staticmethod
@@ -59,10 +62,9 @@ class _Dropout(torch.autograd.Function):
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= round(p * 2**16) - 2**15
         ctx.save_for_backward(kept)
-        ctx.scale = 1 / (1 - p)
-        return (x * kept).mul_(ctx.scale)
+        return torch.where(kept, x, x.new_zeros(()))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return (gradients[0] * kept).mul_(ctx.scale), None
+        return torch.where(kept, gradients[0], gradients[0].new_zeros(())), None
