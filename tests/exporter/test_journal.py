@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from training_exporter import events
-from training_exporter.journal import JournalError, JournalWriter, Skipped, make_room, read
+from training_exporter.journal import JournalError, JournalWriter, Skipped, make_room, read, starts
 
 
 def loss(step: int) -> events.LossLogged:
@@ -123,3 +123,16 @@ def test_a_full_disk_is_survived_and_what_fits_later_is_written(tmp_path: Path) 
         assert list(read(path))[-1] == loss(5000)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_who_took_the_run_up_is_found_among_other_lines(tmp_path: Path) -> None:
+    """Also where a line is torn, foreign, or only speaks of a start."""
+    path = tmp_path / "journal.jsonl"
+    assert starts(path) == []
+    again = events.RunStarted(time=2000.0, run="r", step=7)
+    ended = events.RunEnded(time=1500.0, state="failed", reason='ValueError: "run_started" is no key')
+    write(path, started("r"), loss(1), ended)
+    with path.open("ab") as file:
+        file.write(b'{"event": "run_started", "ti\n\xff"run_started"\n')
+    write(path, again, loss(8))
+    assert starts(path) == [started("r"), again]

@@ -74,6 +74,7 @@ def run_through(monitor: Monitor, steps: int = 20) -> None:
             monitor.emit(events.Evaluated(time=now + n, step=n, loss=2.2 / n))
             monitor.emit(events.PhaseChanged(time=now + n, state="training"))
             monitor.emit(events.CheckpointSaved(time=now + n, step=n))
+    monitor.emit(events.RanksTimed(time=now + steps, step=steps, seconds=(0.1, 0.12)))
     samples = (events.TextSample("rsi_14: 71.3", "RSI at 71.3 is overbought."),)
     monitor.emit(
         events.TextScored(
@@ -263,7 +264,7 @@ def test_a_broken_sink_or_disk_never_reaches_the_loop(tmp_path: Path, caplog: py
     run_through(monitor)
     page = get(monitor.url)[1]
     monitor.close()
-    assert 'training_exporter_callback_errors_total{hook="broken"} 62.0' in page
+    assert 'training_exporter_callback_errors_total{hook="broken"} 63.0' in page
     assert len([record for record in caplog.records if "broken failed" in record.getMessage()]) == 1
     assert "training_exporter_journal_dropped_events_total" in page
-    assert monitor.dropped_events == 63  # with the end that `close` adds
+    assert monitor.dropped_events == 64  # with the end that `close` adds

@@ -18,7 +18,7 @@ from training_exporter.gpu.raw import (
 from training_exporter.gpu.record import dumps
 from training_exporter.gpu.replay import CAPTURES, FORMAT, VERSION
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 TOTAL = 16 * GIB
 RESERVED = GIB // 4
 SW_POWER_CAP = 0x4
@@ -59,28 +59,37 @@ def capture(duration: int, states: list[tuple[float, dict[str, Any]]]) -> dict[s
     return {"format": FORMAT, "version": VERSION, "source": source, "duration": duration, "frames": frames}
 
 
-def training(background: Any) -> dict[str, Any]:
-    """Ten minutes; `background(seconds)` gives the bytes of a second process."""
+def training(
+    background: Any, trained: Any = lambda at: int(14.0 * GIB), minutes: int = 10, step: int = STEP
+) -> dict[str, Any]:
+    """`background(seconds)` gives the bytes of a second process, `trained(seconds)` those of the training."""
     energy, states = 1_000_000.0, []
-    for at in range(0, 600, STEP):
+    for at in range(0, 60 * minutes, step):
         evaluating = at >= 60 and at % 60 < 10
-        trainer = int((14.0 if at >= 10 else 0.3 + 1.2 * at / STEP) * GIB) + (GIB // 8 if evaluating else 0)
+        trainer = trained(at) if at >= 10 else int((0.3 + 1.2 * at / step) * GIB)
+        trainer += GIB // 8 if evaluating else 0
         other = int(0.2 * GIB) + background(at)
         busy = at >= 10
-        power = 31_000 if not busy else 181_000 if evaluating else 228_000 + 1_000 * (at // STEP % 21)
-        energy += power * STEP
+        power = 31_000 if not busy else 181_000 if evaluating else 228_000 + 1_000 * (at // step % 21)
+        energy += power * step
         states.append((at, {
             "init": None, "driver_version": "580.00", "device_count": 1,
             f"processes.{TRAINER}": "/usr/bin/python3", f"processes.{BACKGROUND}": "/usr/bin/jupyter-lab",
             **card(0, trainer + other),
             "devices.0.processes": [[TRAINER, trainer], [BACKGROUND, other]],
-            "devices.0.utilization": 0 if not busy else 71 if evaluating else 94 + at // STEP % 5,
-            "devices.0.temperature": 41 if not busy else min(72, 44 + at // STEP * 2),
+            "devices.0.utilization": 0 if not busy else 71 if evaluating else 94 + at // step % 5,
+            "devices.0.temperature": 41 if not busy else min(72, 44 + at // step * 2),
             "devices.0.power_usage": power,
             "devices.0.energy": int(energy),
             "devices.0.clock_event_reasons": 0x1 if not busy else SW_POWER_CAP if power > 245_000 else 0,
         }))  # fmt: skip
-    return capture(600, states)
+    return capture(60 * minutes, states)
+
+
+def on_card(uuid: str, made: dict[str, Any]) -> dict[str, Any]:
+    """The same capture, of a card with another name."""
+    made["frames"][0]["set"]["devices.0.uuid"] = uuid
+    return made
 
 
 def faulty() -> dict[str, Any]:
@@ -125,6 +134,13 @@ def captures() -> dict[str, str]:
     return {
         "healthy.json": dumps(training(lambda at: 0)),
         "memory_high.json": dumps(training(lambda at: min(full, full * at // 110))),
+        # A leak of 3 MiB every second, on another card than the others'.
+        "memory_growing.json": dumps(
+            on_card(
+                "GPU-00000000-0000-4000-8000-000000000009",
+                training(lambda at: 0, lambda at: (8 * 1024 + 3 * at) * MIB, 30, 15),
+            )
+        ),
         "faulty.json": dumps(faulty()),
     }
 

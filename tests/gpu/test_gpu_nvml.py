@@ -138,7 +138,7 @@ def test_mig_is_said_once(clock, caplog) -> None:
     assert len([r for r in caplog.records if "MIG" in r.getMessage()]) == 1
 
 
-@pytest.mark.parametrize("name", ["healthy", "memory_high", "faulty"])
+@pytest.mark.parametrize("name", ["healthy", "memory_high", "memory_growing", "faulty"])
 def test_pages_of_the_captures_pass_promtool(name, clock) -> None:
     capture = shipped(name)
     reader = reader_of(capture, clock)

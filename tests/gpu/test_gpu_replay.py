@@ -18,7 +18,7 @@ def ratio(sample) -> float:
     return sample.memory_used / sample.memory_total
 
 
-@pytest.mark.parametrize("name", ["faulty.json", "healthy.json", "memory_high.json"])
+@pytest.mark.parametrize("name", ["faulty.json", "healthy.json", "memory_growing.json", "memory_high.json"])
 def test_shipped_captures_are_what_the_script_writes_and_say_that_no_card_was_there(name) -> None:
     text = (replay.CAPTURES / name).read_text()
     assert text == captures()[name], "run python tests/gpu/make_captures.py"
@@ -57,6 +57,18 @@ def test_memory_high_crosses_both_thresholds_because_of_another_process() -> Non
         clock.now += 1
     assert first[0.90] < first[0.97] <= 120
     assert {p.name: p.memory_used for p in sample.processes}["jupyter-lab"] > GIB
+
+
+def test_memory_growing_grows_and_stays_below_the_marks() -> None:
+    clock = Clock()
+    reader = reader_of(shipped("memory_growing"), clock)
+    seen = []
+    for _ in range(1800):
+        (sample,) = reader.read()
+        seen.append(sample.memory_used / GIB)
+        clock.now += 1
+    assert all(b - a == pytest.approx(3 * 300 / 1024) for a, b in itertools.pairwise(seen[30:1800:300]))
+    assert max(seen) < 0.9 * sample.memory_total / GIB
 
 
 def test_a_replay_keeps_the_captures_pace_and_begins_again() -> None:
@@ -136,5 +148,5 @@ def test_other_files_are_one_clear_error(tmp_path) -> None:
         path.write_bytes(content)
         with pytest.raises(replay.CaptureError, match=message.replace("[", r"\[")):
             replay.load(path)
-    with pytest.raises(replay.CaptureError, match=r"No such file.*faulty, healthy, memory_high"):
+    with pytest.raises(replay.CaptureError, match=r"No such file.*faulty, healthy, memory_growing, memory_high"):
         replay.load(replay.find("no_such"))

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -208,12 +209,14 @@ def test_batches_fluctuate(run: Run) -> None:
 
 
 def test_throughput_drops(run: Run) -> None:
-    _, output, _ = run("--inject", "throughput_drop@6")
+    """And stay low, beyond evaluations and the end of the epoch."""
+    _, output, _ = run("--inject", "throughput_drop@6", "--num-epochs", "1.5", "--eval-steps", "7", "--save-steps", "7")
     waits = [line["data_wait_seconds"] for line in journal(output, "step_ended")]
     durations = [line["duration_seconds"] for line in journal(output, "step_ended")]
     # Medians: the batch after an evaluation was fetched before the training went on, and is not slowed.
     assert sorted(waits[6:])[5] > 5 * max(waits[:4])
     assert sorted(durations[6:])[5] > 1.5 * sorted(durations[:5])[2]
+    assert statistics.median(waits[-5:]) > 0.5 * statistics.median(waits[7:12]), waits
 
 
 def test_initial_perplexity_is_high(run: Run) -> None:

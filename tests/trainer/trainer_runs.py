@@ -16,7 +16,7 @@ Run = Callable[..., tuple[int, Path, str]]
 def options(data: Path, output: Path, *more: str) -> list[str]:
     fixed = {
         "train-data": data, "output-dir": output, "batch-size": 4, "threads": 1, "metrics-port": 0,
-        "logging-steps": 4, "eval-steps": 8, "save-steps": 8, "num-epochs": 1,
+        "logging-steps": 4, "eval-steps": 8, "save-steps": 8, "num-epochs": 1, "quality-prompts": 0,
     }  # fmt: skip
     return ["train", *(text for key, value in fixed.items() for text in (f"--{key}", str(value))), *more]
 

@@ -162,6 +162,25 @@ _SENTENCES: dict[str, dict[str, list[str]]] = {
     },
 }
 
+# Before a sentence that is not the first, if the dice say so.
+_OPENERS = (
+    "{meanwhile|at the same time|in addition|beside this|next|on this measure|as things stand|at present|for now|"
+    "today}, "
+)
+
+# What could prove the decision wrong: before the conclusion, if the dice say so.
+_CAVEATS = [
+    "{the risk|the main risk|one risk|a caveat|the weak point|what speaks against it} is {a gap at the open|"
+    "sudden news|an earnings surprise|a false signal|a turn of the whole market|a change of mood|a quiet session|"
+    "a late reversal}",
+    "{a close|a daily close|a move|a break} {back |}through {the 20-day average|the middle band|the last swing|"
+    "{support|resistance}} would {change|alter|spoil|overturn} {this view|the picture|the case|this reading}",
+    "{no single|not one} {indicator|signal|reading} {is proof|decides alone|is certain}, {so|and so} {a stop|"
+    "a small size|a plan|a second look} {is advisable|makes sense|helps|does no harm}",
+    "{as always|as ever|in any case} {a stop|a limit on losses|discipline|a clear plan} {protects|guards} against "
+    "{being wrong|a surprise|a sharp reversal|a bad entry}",
+]
+
 _CONCLUSIONS = {
     "BUY": [
         "{on balance|all in all|overall|taken together} {the odds favour {a long position|buyers}|buying is justified}",
@@ -181,7 +200,8 @@ _CONCLUSIONS = {
 
 def sentences() -> list[list[str]]:
     """All phrases, for whoever needs the vocabulary."""
-    return [phrases for readings in _SENTENCES.values() for phrases in readings.values()] + list(_CONCLUSIONS.values())
+    facts = [phrases for readings in _SENTENCES.values() for phrases in readings.values()]
+    return [*facts, *_CONCLUSIONS.values(), _CAVEATS, [_OPENERS.rstrip(", ")]]
 
 
 def figure(value: float) -> str:
@@ -190,8 +210,8 @@ def figure(value: float) -> str:
 
 
 def explain(symbol: str, state: Mapping[str, float], rng: np.random.Generator) -> tuple[str, str]:
-    """(action, explanation): three or four of the voting readings in random order, perhaps volume and
-    volatility, then the conclusion. Volume is always named where it decides (thin volume vetoes a trade)."""
+    """(action, explanation): three or four of the voting readings in random order, perhaps volume and volatility, and
+    a caveat, then the conclusion. Volume is always named where it decides (thin volume vetoes a trade)."""
     reading = read(state)
     action = decide(reading)
     facts = ["trend", "rsi", "macd", "band"]
@@ -203,6 +223,13 @@ def explain(symbol: str, state: Mapping[str, float], rng: np.random.Generator) -
     if rng.random() < 0.4:
         facts.append("volatility")
     figures = {name: figure(value) for name, value in state.items()} | {"symbol": symbol}
-    sentences = [say(_SENTENCES[fact][reading[fact]], figures, rng) for fact in facts]
+    sentences = []
+    for fact in facts:
+        # Sentences about volume may begin with "but".
+        opened = sentences and fact != "volume" and rng.random() < 0.5
+        phrases = _SENTENCES[fact][reading[fact]]
+        sentences.append(say([_OPENERS + phrase for phrase in phrases] if opened else phrases, figures, rng))
+    if rng.random() < 0.6:
+        sentences.append(say(_CAVEATS, figures, rng))
     sentences.append(say(_CONCLUSIONS[action], figures, rng))
     return action, " ".join(f"{sentence}." for sentence in sentences)

@@ -7,6 +7,7 @@ process), and what is measured follows from that. START is an optimizer step (`@
 import os
 import random
 import signal
+import statistics
 import time
 from array import array
 from collections.abc import Callable
@@ -172,14 +173,17 @@ def _(trainer: Trainer) -> None:
 
 @_running("throughput_drop", "from START on the data loader sleeps four step times per batch")
 def _(trainer: Trainer) -> None:
-    last = [0.0, 0.0]  # end of the previous sleep; the shortest time between two batches so far
+    slept: float | None = None  # when the previous sleep ended
+    works: list[float] = []  # the first times between two batches
 
     def slow(batch: Batch) -> Batch:
-        if last[0]:
-            work = time.monotonic() - last[0]
-            last[1] = min(last[1] or work, work)
-            time.sleep(4 * last[1])
-        last[0] = time.monotonic()
+        nonlocal slept
+        if slept is not None:
+            if len(works) < 5:
+                works.append(time.monotonic() - slept)
+            # The median: at the begin of an epoch two batches are fetched at once, with no step between them.
+            time.sleep(4 * statistics.median(works))
+        slept = time.monotonic()
         return batch
 
     _change_batches(trainer, slow)

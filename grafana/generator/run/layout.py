@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from generator import family
 from generator.model import Dashboard, Panel, Row
-from generator.run import charts, events, learning_signals, pace_signals, tables, tiles
+from generator.run import charts, events, learning_signals, pace_signals, tables, tiles, validation_signals
 from generator.style import Grid
 
 #: What the alerts look at, three to a line, by panel id.
@@ -23,9 +23,9 @@ LEARNING: dict[int, Callable[[int, Grid], Panel]] = {
     36: learning_signals.fluctuation,
     37: learning_signals.fluctuation_share,
     38: learning_signals.learning_rate_deviation,
-    39: learning_signals.divergence,
-    40: learning_signals.gap,
-    41: learning_signals.validation_fluctuation,
+    39: validation_signals.divergence,
+    40: validation_signals.gap,
+    41: validation_signals.validation_fluctuation,
 }
 PACE: dict[int, Callable[[int, Grid], Panel]] = {
     50: pace_signals.speed,

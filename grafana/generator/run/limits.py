@@ -12,6 +12,8 @@ from generator.style import ACT, LOOK, MAIN, REFERENCE, SECOND, THIRD, Grid, cha
 
 _COLORS = {"critical": ACT, "warning": LOOK, "info": REFERENCE}
 
+PERCENT = {"unit": "percentunit"}
+
 #: Colours of a chart's signals, in order.
 _SIGNALS = (MAIN, SECOND, THIRD, REFERENCE)
 
@@ -24,6 +26,11 @@ def constant(value: float) -> str:
 def in_percent(share: float) -> str:
     """0.005 as 0.5%: thresholds are not rounded."""
     return f"{100 * share:g}%"
+
+
+def bound_of(metric: str, bound: str) -> str:
+    """What the profile expects of the run where it stands: `bound` is lower or upper."""
+    return f'max by (run) (llm_training_{metric}{{run="$run",bound="{bound}"}})'
 
 
 def limit(alert: str, severity: str, text: str, expr: str) -> Target:

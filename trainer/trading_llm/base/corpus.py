@@ -1,8 +1,8 @@
-"""The text on which the embedded base model is pretrained: invented market notes.
+"""The text on which the embedded base model is pretrained: invented market notes, and lists to recite.
 
 Related to the trading dataset as general text is to a task: it speaks of the same things (prices, averages, momentum,
 volume) and quotes figures from a table above it, but in another format, other phrasings and without any decision.
-It shares no sentence and no code with `explain.py`, only the drawing of alternatives.
+Only the clippings take their words from `explain.py`: loose clauses, with figures that mean nothing.
 """
 
 import re
@@ -72,6 +72,9 @@ _PROSE = [
     "{mixed|open|clear|unclear}",
 ]
 
+#: Shares of the documents; the rest are notes.
+RECITALS, CLIPPINGS = 0.15, 0.4
+
 
 def figures(rng: np.random.Generator) -> dict[str, str]:
     """Invented figures of one day, as text; they need not agree with each other."""
@@ -133,9 +136,57 @@ _FIGURES = {
 _CLAUSES = [phrase for phrases in sentences() for phrase in phrases]
 
 
+_KEYS = (
+    "{sma|ema|wma|rsi|cci|adx|mfi|roc|atr|obv|macd|vwap|stoch|trix|kama|dema|hma|close|open|high|low|change|volume|signal|"
+    "band|pivot|spread|beta|yield|margin|skew|range|turnover|momentum|force|delta|gap}"
+    "{||_{5|7|9|10|12|14|20|26|30|50|100|200}|_{5|7|9|10|12|14|20|26|30|50|100|200}|_percent|_ratio|_signal|_b}"
+)
+_WORDS = "{B|C|D|F|G|K|L|M|N|P|R|S|T|V|Z}{A|E|I|O|U}" * 2
+_JOINTS = (" at $", " of $", " is $", " ($)", ": $", " was $", " stands at $", " $")
+
+
+def recital(rng: np.random.Generator) -> tuple[str, str]:
+    """(list, recital): named figures that mean nothing, then the same again in another order and other words.
+
+    Nothing but the list tells the figures of the recital: that is where quoting is learnt.
+    """
+    level = float(np.exp(rng.uniform(np.log(4), np.log(500))))
+    figures: dict[str, str] = {}
+    for _ in range(int(rng.integers(3, 8))):
+        key = expand(_WORDS if rng.random() < 0.25 else _KEYS, rng)
+        if rng.random() < 0.4:  # many figures of a day begin alike
+            value, digits = level * (1 + rng.normal(0, 0.05)), 2
+        else:
+            value, digits = float(np.exp(rng.uniform(np.log(0.05), np.log(600)))), int(rng.integers(1, 3))
+            value = -value if rng.random() < 0.15 else value
+        figures[key] = f"{round(value, digits) + 0.0:.10g}"
+    separator, joint = (["\n", "\n", "; ", ", "][int(rng.integers(4))], [": ", ": ", " = ", " "][int(rng.integers(4))])
+    recited: list[str] = []
+    for i in rng.permutation(len(figures)):
+        key = list(figures)[i]
+        phrase = _JOINTS[int(rng.integers(len(_JOINTS)))].replace("$", figures[key])
+        recited.append(["", "the "][int(rng.random() < 0.3)] + _spoken(key, rng) + phrase)
+    listed = separator.join(f"{key}{joint}{figure}" for key, figure in figures.items())
+    return f"{listed}\n", [", ", "; ", ". ", " and "][int(rng.integers(4))].join(recited) + "."
+
+
+def _spoken(key: str, rng: np.random.Generator) -> str:
+    """A key of a list as a sentence has it: rsi_14, RSI 14, 14-day RSI or RSI."""
+    name, _, more = key.partition("_")
+    if rng.random() < 0.5:
+        return key
+    name = name.upper() if len(name) <= 5 else name
+    if not more.isdigit():
+        return f"{name} {more}".strip()
+    return [f"{name} {more}", f"{more}-day {name}", name][int(rng.integers(3))]
+
+
 def document(rng: np.random.Generator) -> str:
-    """A document of one of the two kinds."""
-    return clippings(rng) if rng.random() < 0.15 else note(rng)
+    """A document of one of the three kinds."""
+    kind = rng.random()
+    if kind < RECITALS:
+        return "".join(recital(rng))
+    return clippings(rng) if kind < RECITALS + CLIPPINGS else note(rng)
 
 
 def documents(count: int, seed: int) -> Iterator[str]:

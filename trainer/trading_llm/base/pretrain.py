@@ -1,12 +1,13 @@
 """Make the embedded base model and its tokenizer: `python -m trading_llm.base.pretrain [--output DIR]`.
 
-Seeded: the same library versions, thread count and processor give the same weights. Takes about three minutes on
+Seeded: the same library versions, thread count and processor give the same weights. Takes about ten minutes on
 one core; it is run once by the maintainers and its result (model.safetensors, fp16) is shipped.
 """
 
 import argparse
 import math
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trading_llm.base.corpus import document, documents
+from trading_llm.base.corpus import document, documents, recital
+from trading_llm.base.priming import prime
 
 HERE = Path(__file__).parent
-VOCABULARY = 640
-LENGTH = 192  # tokens per training sequence: most documents are shorter
+VOCABULARY = 1024
+LENGTH = 224  # tokens per training sequence: most documents are shorter
+DRILLS = 0.25  # share of the steps, at the start, in which only the figures of recitals count
 
 
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
@@ -35,7 +38,8 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents(4000, seed), trainer)
+    pairs = " ".join(f"{pair:02d}" for pair in range(100))  # often enough that each becomes a token
+    tokenizer.train_from_iterator([*documents(6000, seed), *[pairs] * 400], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=1024
     )
@@ -43,7 +47,7 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=128,
@@ -53,12 +57,14 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
             num_key_value_heads=4,
             max_position_embeddings=1024,
             tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
     )
+    prime(model, torch.Generator().manual_seed(seed))
+    return model
 
 
 def pretrain(
@@ -75,25 +81,55 @@ def pretrain(
         share = min(step / warmup, 0.05 + 0.95 * decay)
         for group in optimizer.param_groups:
             group["lr"] = rate * share
-        texts = ["<s>" + document(rng) + "</s>" for _ in range(batch)]
-        ids = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=LENGTH)
-        labels = ids.input_ids.masked_fill(ids.attention_mask == 0, -100)
-        loss = model(input_ids=ids.input_ids, attention_mask=ids.attention_mask, labels=labels).loss
+        ids, labels = (drill if step <= DRILLS * steps else text)(tokenizer, batch, rng)
+        loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         smooth += 0.05 * (loss.item() - smooth)
-        if step % 50 == 0 or step == 1:
+        if step % 25 == 0 or step == 1:
             print(f"step {step}/{steps}  loss {smooth:.3f}  {time.monotonic() - begin:.0f} s", flush=True)
+
+
+def text(tokenizer: PreTrainedTokenizerFast, batch: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(input_ids, labels) of `batch` documents, every token counted."""
+    return _padded([tokenizer("<s>" + document(rng) + "</s>")["input_ids"] for _ in range(batch)], None)
+
+
+def drill(
+    tokenizer: PreTrainedTokenizerFast, batch: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(input_ids, labels) of `batch` recitals; only the figures that are recited count."""
+    parts = [tokenizer(list(recital(rng)))["input_ids"] for _ in range(batch)]
+    figure = _figure_tokens(tokenizer)
+    ids = [[tokenizer.bos_token_id, *listed, *recited] for listed, recited in parts]
+    labels = [[-100, *[-100] * len(listed), *(i if figure[i] else -100 for i in said)] for listed, said in parts]
+    return _padded(ids, labels)
+
+
+@cache
+def _figure_tokens(tokenizer: PreTrainedTokenizerFast) -> list[bool]:
+    """Whether each token is a piece of a figure."""
+    return [set(tokenizer.decode([i])) <= set("0123456789.-") for i in range(len(tokenizer))]
+
+
+def _padded(ids: list[list[int]], labels: list[list[int]] | None) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = min(LENGTH, max(map(len, ids)))
+
+    def rectangle(rows: list[list[int]], fill: int) -> torch.Tensor:
+        return torch.tensor([(row + [fill] * longest)[:longest] for row in rows])
+
+    # Padding on the right needs no mask: no counted token comes after it.
+    return rectangle(ids, 0), rectangle(ids if labels is None else labels, -100)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="make the embedded base model")
     parser.add_argument("--output", type=Path, default=HERE, help="directory for the files (default: the package)")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

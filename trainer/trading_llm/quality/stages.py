@@ -113,7 +113,8 @@ class TextAssessment(TrainerCallback):  # type: ignore[misc]
             for record in records:
                 row = (record["scores"].get(name) for name in scores)
                 table.add_data(record["prompt"], record["text"], record["reference"], *row)
-            wandb.log({f"samples/{stage}": table, **{f"text_quality/{name}": value for name, value in scores.items()}})
+            told = {f"text_quality/{name}": value for name, value in scores.items()}
+            wandb.log({f"samples/{stage}": table, **told, "train/global_step": step})
 
 
 def assess_texts(
