@@ -338,7 +338,7 @@ def timed(seconds: list[float], tokens: list[int] | None = None, expected: int |
 
 def slow(pace: PaceSignals) -> bool:
     """ThroughputDrop, as the rule has it."""
-    return pace.ratio is not None and pace.zscore is not None and pace.ratio < 0.7 and pace.zscore > 6
+    return pace.ratio is not None and pace.zscore is not None and pace.ratio < 0.7 and pace.zscore > 10
 
 
 def jittered(steps: int, seed: int = 1) -> list[float]:
@@ -371,6 +371,15 @@ def test_speed_that_changes_from_step_to_step_by_nature_is_no_slowdown() -> None
     rng = random.Random(5)
     uneven = [rng.choice((0.4, 0.7, 1.0, 1.8, 2.6)) for _ in range(400)]
     assert not any(slow(timed(uneven[:n], expected=400)) for n in range(100, 400, 7))
+
+
+def test_speed_that_wanders_on_a_shared_machine_is_no_slowdown() -> None:
+    """Other processes take a share of the cores for a dozen steps, again and again."""
+    rng = random.Random(7)
+    shared = [load * s for _ in range(40) for load in (rng.uniform(0.8, 1.8),) for s in jittered(12, rng.randrange(99))]
+    paces = [timed(shared[:n], expected=480) for n in range(120, 480, 3)]
+    assert min(pace.ratio for pace in paces if pace.ratio is not None) < 0.7
+    assert not any(slow(pace) for pace in paces)
 
 
 def test_a_time_that_is_spread_over_steps_counts_once() -> None:

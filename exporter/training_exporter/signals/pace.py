@@ -10,8 +10,8 @@ from training_exporter.signals.windows import scaled
 
 #: Spread of single steps, as a difference of logarithms, that is assumed at least.
 _LEAST_SPREAD = 0.02
-#: Upper quartile of the distance between two values of a normal distribution, in its deviations.
-_DISTANCE_QUARTILE = 1.1503 * math.sqrt(2)
+#: Median and upper quartile of the distance between two values of a normal distribution, in its deviations.
+_DISTANCE_MEDIAN, _DISTANCE_QUARTILE = 0.6745 * math.sqrt(2), 1.1503 * math.sqrt(2)
 #: Deviation of a median over that of a mean.
 _MEDIAN_DEVIATION = math.sqrt(math.pi / 2)
 
@@ -74,13 +74,17 @@ class Quartiles:
 class _Speed:
     """One speed beside its own past."""
 
-    __slots__ = ("_changes", "_needed", "_recent", "_scale", "_usual", "_window")
+    __slots__ = ("_before", "_changes", "_needed", "_recent", "_scale", "_usual", "_wander", "_window")
 
     def __init__(self, window: int) -> None:
         self._window: deque[float] = deque(maxlen=window)
         self._recent: list[float] = []  # the window, sorted
         self._usual = Quartiles()
         self._changes = Quartiles()
+        # Of a machine that others use too the speed wanders: it differs from window to window by more than its steps
+        # among themselves say. A slowdown, however gradual, differs little from one window to the next, or only once.
+        self._wander = Quartiles()
+        self._before = math.nan
         self._needed = 3 * window
         self._scale = _MEDIAN_DEVIATION / _DISTANCE_QUARTILE / math.sqrt(window)
 
@@ -89,17 +93,24 @@ class _Speed:
         window, recent, usual = self._window, self._recent, self._usual
         level = math.log(value)
         if window:
-            # From step to step: a slowdown, however gradual, is no noise that it could hide behind.
             self._changes.add(abs(level - window[-1]))
         if len(window) == window.maxlen:
             del recent[bisect_left(recent, window[0])]
         window.append(level)
         insort(recent, level)
         usual.add(level)
+        middle = recent[len(recent) // 2]
+        if usual.count % len(recent) == 0 and len(recent) == window.maxlen:
+            if self._before == self._before:
+                self._wander.add(abs(middle - self._before))
+            self._before = middle
         if usual.count < self._needed:
             return None
-        below = usual.median - recent[len(recent) // 2]
-        return math.exp(-below), below / (self._scale * max(_LEAST_SPREAD * _DISTANCE_QUARTILE, self._changes.upper))
+        below = usual.median - middle
+        spread = self._scale * max(_LEAST_SPREAD * _DISTANCE_QUARTILE, self._changes.upper)
+        if self._wander.count >= 5:
+            spread = max(spread, self._wander.median / _DISTANCE_MEDIAN)
+        return math.exp(-below), below / spread
 
 
 class PaceSignals:
