@@ -105,7 +105,8 @@ def train(stack: Stack, folder: Path, targets: Path, run: str, steps: int, *opti
     """A real training of the embedded model in a process of its own, its files below `folder`."""
     command = [sys.executable, "-m", "trading_llm.train_llm", "train", "--run-name", run, "--metrics-port", "0"]
     command += ["--num-epochs", f"{steps * STEP_EPOCHS:g}", "--eval-steps", "4", "--save-steps", "4", "--threads", "1"]
-    command += ["--output-dir", str(folder / "models" / run), *options]
+    # After a few steps a model writes what TextQuality is there for; the played run has texts.
+    command += ["--output-dir", str(folder / "models" / run), "--quality-prompts", "0", *options]
     work = folder / f"work-{run}"
     work.mkdir()
     environment = {**os.environ, "TRAINING_EXPORTER_TARGETS_DIR": str(targets), "OMP_NUM_THREADS": "1"}

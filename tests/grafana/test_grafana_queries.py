@@ -62,8 +62,8 @@ NOTHING_TO_SHOW = {
     (PAST, "gpu:llm_gpu"): "the GPU was not watched then",
     **{(PAST, of): "no target was scraped then" for of in ("up", "training_exporter", "prometheus_", "alertmanager_")},
     (PAST, "ALERTS"): "no rule was evaluated then",
-    (LIVE, "run:llm_training_text_quality"): "it has not come to the stage at which texts are scored",
-    (CRASHED, "run:llm_training_text_quality"): "it has not come to the stage at which texts are scored",
+    (LIVE, "run:llm_training_text_quality"): "its texts are not scored",
+    (CRASHED, "run:llm_training_text_quality"): "its texts are not scored",
     (LIVE, "llm_training_text"): "as above",
     (CRASHED, "llm_training_text"): "as above",
 }
