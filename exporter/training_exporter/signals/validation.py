@@ -37,7 +37,7 @@ class _Turns:
     __slots__ = ("_turns", "_values", "ratio")
 
     #: Evaluations that make it known.
-    _NEEDED = 5
+    _NEEDED = 4
 
     def __init__(self) -> None:
         self._values: deque[float] = deque(maxlen=_LARGEST_HOLD)

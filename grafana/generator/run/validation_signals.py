@@ -74,7 +74,7 @@ def validation_fluctuation(id: int, grid: Grid) -> Panel:
         fixed_limits("ValidationFluctuating", "warning", metric, percent=True),
         grid,
         runbooks=["ValidationFluctuating"],
-        no_value="fewer than five evaluations",
+        no_value="fewer than four evaluations",
         min=0,
         **PERCENT,
     )
