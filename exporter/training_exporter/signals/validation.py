@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from training_exporter.signals.windows import TINY, Halfway, mean
+from training_exporter.signals.windows import TINY, Halfway, mean, turn
 
 #: Evaluations over which a statistic must hold: at least two, because one that is off may be chance and fine-tunings
 #: have few, and a quarter of those so far, because among a hundred two in a row are chance as well.
@@ -50,8 +50,7 @@ class _Turns:
         values.append(value)
         if len(values) < 3:
             return
-        before, step = values[-2] - values[-3], value - values[-2]
-        turns.append(min(abs(before), abs(step)) if before * step < 0 else 0.0)
+        turns.append(turn(values[-2] - values[-3], value - values[-2]))
         if len(values) >= self._NEEDED:
             level = mean(values)
             self.ratio = (sum(turns) - max(turns)) / (len(turns) - 1) / level if level > TINY else None

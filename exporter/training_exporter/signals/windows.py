@@ -22,6 +22,11 @@ def mean(values: Collection[float]) -> float:
     return sum(value / len(values) for value in values)
 
 
+def turn(before: float, after: float) -> float:
+    """How far two differences in a row go and come back: the smaller one, 0 where both point the same way."""
+    return min(abs(before), abs(after)) if before * after < 0 else 0.0
+
+
 def scaled(points: float, low: float, high: float) -> float:
     """A window of `points`, at least `low`; above `high` it grows with the square root only, up to three times that.
 
@@ -115,13 +120,13 @@ class Zigzag:
             self._last = value
             return
         step = value - self._last
-        turn = min(abs(step), abs(self._step)) if step * self._step < 0 else 0.0
+        turned = turn(self._step, step)
         self._last, self._step = value, step
         self._count += 1
         alpha = max(1 / self._count, self._alpha)
         self._level += alpha * (value - self._level)
         if self._count <= self._needed:
-            self._first.append(turn)
+            self._first.append(turned)
             if self._count == self._needed:
                 self._first.sort()
                 kept = self._first[: -max(1, self._needed // 6)]
@@ -129,7 +134,7 @@ class Zigzag:
                 self._first = []
         else:
             most = max(self._MOST * self._mean, _LEAST_TURN * abs(self._level))
-            self._mean += alpha * (min(turn, most) - self._mean)
+            self._mean += alpha * (min(turned, most) - self._mean)
         if self._count >= self._needed:
             self.value = self._mean
             self.ratio = self._mean / self._level if self._level > TINY else None
