@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 from training_exporter import PrometheusCallback, attach, events
 from training_exporter.journal import read
-from training_exporter.sources.huggingface import _InFlight, _StepTimer
+from training_exporter.sources.huggingface.device import InFlight, StepTimer
 
 SAMPLES = 40
 torch.set_num_threads(1)
@@ -221,7 +221,7 @@ def test_a_cuda_device_is_asked_when_it_is_done_and_never_waited_for(monkeypatch
     """What the host measures there is the asking only: it is told of the parts once the device has passed the step."""
     device = FakeDevice()
     monkeypatch.setattr(torch.cuda, "Event", device.event)
-    timer = _StepTimer("cuda")
+    timer = StepTimer("cuda")
     timer.passes_begin()
     device.work(0)
     for _ in range(2):
@@ -229,7 +229,7 @@ def test_a_cuda_device_is_asked_when_it_is_done_and_never_waited_for(monkeypatch
         timer.passes_ended()
         device.work(30)
     assert timer.on_host(time.perf_counter()) == (None, None)
-    flight = _InFlight(1, None, 1, torch.tensor(2.0), None, None, timer.step_ended())
+    flight = InFlight(1, None, 1, torch.tensor(2.0), None, None, timer.step_ended())
     assert not flight.ready()
     device.work(5)
     assert flight.ready()
@@ -342,7 +342,7 @@ def test_a_run_that_failed_and_was_resumed_ends_with_the_same_figures(tmp_path: 
 @pytest.mark.parametrize("seconds", [0.0, 3600.0])
 def test_an_evaluation_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Batch by batch, but every few seconds only, and not in an evaluation outside of the training."""
-    monkeypatch.setattr("training_exporter.sources.huggingface.PROGRESS_SECONDS", seconds)
+    monkeypatch.setattr("training_exporter.sources.huggingface.callback.PROGRESS_SECONDS", seconds)
     trainer = make_trainer(tmp_path, eval_strategy="steps", eval_steps=5, per_device_eval_batch_size=1)
     callback = attach(trainer, "r", port=0, gpu=False)
     trainer.evaluate()
