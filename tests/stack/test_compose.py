@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from training_exporter import ports
 from training_exporter.stack.launch import GRAFANA_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +77,44 @@ def test_ports_are_on_this_machine_only(services: dict[str, dict[str, Any]]) -> 
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
     assert len({port["published"] for port in ports}) == len(ports)
+
+
+def test_ports_are_those_of_the_table(services: dict[str, dict[str, Any]]) -> None:
+    """YAML and Dockerfiles cannot import `ports`: they must say the same."""
+    here = {name: {p["target"]: int(p["published"]) for p in s.get("ports", [])} for name, s in services.items()}
+    table = {
+        "trainer": ports.RUN_METRICS,
+        "gpu": ports.GPU_METRICS,
+        "config": None,
+        "prometheus": ports.PROMETHEUS,
+        "alertmanager": ports.ALERTMANAGER,
+        "grafana": ports.GRAFANA,
+        "inbox": ports.INBOX_HTTP,
+    }
+    assert here == {name: {port: port} if port else {} for name, port in table.items()}
+
+    def exposed(image: str) -> set[int]:
+        text = (ROOT / image / "Dockerfile").read_text()
+        return {int(port) for line in re.findall(r"^EXPOSE (.+)$", text, re.M) for port in line.split()}
+
+    assert exposed("trainer") == {ports.RUN_METRICS}
+    assert exposed("exporter") == {ports.GPU_METRICS, ports.INBOX_HTTP, ports.INBOX_SMTP}
+
+    prometheus = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text())
+    found = [
+        prometheus["alerting"]["alertmanagers"],
+        *(job.get("static_configs", []) for job in prometheus["scrape_configs"]),
+    ]
+    assert set(re.findall(r"([a-z]+):(\d+)", json.dumps(found))) == {
+        ("alertmanager", str(ports.ALERTMANAGER)),
+        ("localhost", str(ports.PROMETHEUS)),
+    }
+    assert prometheus["global"]["external_labels"] == {
+        "grafana_url": f"http://localhost:{ports.GRAFANA}",
+        "runbooks_url": f"http://localhost:{ports.INBOX_HTTP}/runbooks",
+    }
+    alertmanager = yaml.safe_load((ROOT / "alerts" / "alertmanager.yml").read_text())
+    assert alertmanager["global"]["smtp_smarthost"] == f"inbox:{ports.INBOX_SMTP}"
 
 
 def test_containers_are_unprivileged(services: dict[str, dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from training_exporter import ports
 from training_exporter.backtest.engine import Engine
 from training_exporter.backtest.firing import Firing, firings, merged
 from training_exporter.backtest.rules import AlertRule, RuleSet, duration
@@ -207,7 +208,7 @@ class _Batch:
     def __enter__(self) -> _Batch:
         self._end = max(run.timeline.end for run in self.runs.values()) + AFTER_END_SECONDS
         # Rules ask since when this Prometheus has been running: always.
-        labels = {"instance": "localhost:9090", "job": "prometheus"}
+        labels = {"instance": f"localhost:{ports.PROMETHEUS}", "job": "prometheus"}
         lines = {
             **series("up", "gauge", labels, 1.0),
             **series("process_start_time_seconds", "gauge", labels, ORIGIN - 1),
