@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import Metric
@@ -25,10 +25,11 @@ from training_exporter.gpu import GpuCollector, open_gpu_collector
 from training_exporter.history import restored
 from training_exporter.profile import Profile
 from training_exporter.profile import load as load_profile
-from training_exporter.sinks.collectors import Collect, registry_of
-from training_exporter.sinks.server import MetricsApp, MetricsServer
+from training_exporter.sinks.collectors import Collect
+from training_exporter.sinks.endpoint import Endpoint
+from training_exporter.sinks.server import MetricsServer
 from training_exporter.state import RunState
-from training_exporter.targets import TargetRegistration, targets_dir
+from training_exporter.targets import targets_dir
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,7 @@ class Monitor:
         self._sinks: list[tuple[str, Sink]] = []
         self._closed = False
         self._journal: journal.JournalWriter | None = None
-        self._registration: TargetRegistration | None = None
-        self.server: MetricsServer | None = None
+        self._endpoint: Endpoint | None = None
 
         sources: list[tuple[str, Collect]] = [("run", self._collect_run), ("exporter", self._collect_exporter)]
         if gpu:
@@ -86,9 +86,7 @@ class Monitor:
                 if self.gpu is not None:
                     sources.append(("gpu", self.gpu))
         if serve:
-            app = MetricsApp(registry_of(sources), lambda: f"training-exporter {__version__}: run {self.run}")
-            self.server = MetricsServer(app, host=host, port=port, preferred_port=ports.RUN_METRICS)
-            self._announce(targets_dir, host)
+            self._serve(sources, host, port, targets_dir)
         if output_dir is not None:
             with self.guard("journal"):
                 path = Path(output_dir) / journal.JOURNAL_NAME
@@ -99,7 +97,12 @@ class Monitor:
     @property
     def url(self) -> str | None:
         """Address of the metrics page, None when none is served."""
-        return self.server.url if self.server else None
+        return self._endpoint.url if self._endpoint else None
+
+    @property
+    def server(self) -> MetricsServer | None:
+        """What serves the metrics page, None when none is served."""
+        return self._endpoint.server if self._endpoint else None
 
     @property
     def ended(self) -> bool:
@@ -149,16 +152,11 @@ class Monitor:
             self.end("failed", "the training loop was left before its end")
         if self._journal is not None:
             self._journal.close()
-        if self.server is not None:
-            patience = min(self.server.app.patience(), self.linger_seconds)
-            if self.ended and patience > 0:
-                log.info("waiting for Prometheus to take the final state of %s (%.0f s at most)", self.run, patience)
-                # Twice, because the first scrape may have begun before the end was known.
-                self.server.app.wait_for_scrapes(2, patience)
-            if self._registration is not None:
-                self._registration.close()
+        if self._endpoint is not None:
+            if self.ended:
+                self._endpoint.linger(self.run, self.linger_seconds)
             with self.guard("server"):
-                self.server.stop()
+                self._endpoint.close()
 
     def _take_up(self, event: RunStarted) -> None:
         """The state as it was at the step at which the run goes on: its counters go on, and what is made again counts
@@ -177,13 +175,25 @@ class Monitor:
         with self._lock:
             self.state = state
 
-    def _announce(self, directory: str | os.PathLike[str] | None, host: str) -> None:
+    def _serve(
+        self,
+        sources: Sequence[tuple[str, Collect]],
+        host: str,
+        port: int | None,
+        directory: str | os.PathLike[str] | None,
+    ) -> None:
+        """Raises PortTaken."""
+        self._endpoint = Endpoint(
+            sources,
+            lambda: f"training-exporter {__version__}: run {self.run}",
+            host=host,
+            port=port,
+            preferred_port=ports.RUN_METRICS,
+        )
         found = targets_dir(directory)
-        if found is None or self.server is None:
-            return
-        with self.guard("targets"):
-            self._registration = TargetRegistration(found, self.run, host, self.server.port)
-            self._registration.open()
+        if found is not None:
+            with self.guard("targets"):
+                self._endpoint.announce(self.run, found)
 
     def _collect_run(self) -> Iterator[Metric]:
         with self._lock:

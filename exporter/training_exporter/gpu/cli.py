@@ -17,9 +17,9 @@ from training_exporter.gpu.collector import open_gpu_collector
 from training_exporter.gpu.containers import ContainerNames
 from training_exporter.gpu.raw import NvmlError, Pynvml
 from training_exporter.gpu.record import record
-from training_exporter.sinks.collectors import registry_of
-from training_exporter.sinks.server import MetricsApp, MetricsServer, PortTaken
-from training_exporter.targets import TARGETS_DIR_VARIABLE, TargetRegistration, targets_dir
+from training_exporter.sinks.endpoint import Endpoint
+from training_exporter.sinks.server import PortTaken
+from training_exporter.targets import TARGETS_DIR_VARIABLE, targets_dir
 
 BAD_INPUT = 2
 NO_GPU = 1
@@ -88,25 +88,26 @@ def run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     title = f"training-exporter {__version__}: GPUs of {socket.gethostname()}" + (replay.REPLAYED if nvml else "")
-    app = MetricsApp(registry_of([("gpu", collector)]), lambda: title)
     try:
-        server = MetricsServer(app, host=arguments.host, port=arguments.port, preferred_port=ports.GPU_METRICS)
+        endpoint = Endpoint(
+            [("gpu", collector)],
+            lambda: title,
+            host=arguments.host,
+            port=arguments.port,
+            preferred_port=ports.GPU_METRICS,
+        )
     except PortTaken as error:
         return _fail(error.strerror or str(error), BAD_INPUT)  # without Python's "[Errno 98]"
     directory = targets_dir(arguments.targets_dir)
-    target = None
     try:
         if directory is not None:
-            target = TargetRegistration(directory, f"gpu-{socket.gethostname()}", arguments.host, server.port)
-            target.open()
-        print(f"GPU metrics at {server.url}", flush=True)
+            endpoint.announce(f"gpu-{socket.gethostname()}", directory)
+        print(f"GPU metrics at {endpoint.url}", flush=True)
         stop.wait()
     except OSError as error:
         return _fail(f"{directory}: cannot announce the address: {error.strerror}", BAD_INPUT)
     finally:
-        if target is not None:
-            target.close()
-        server.stop()
+        endpoint.close()
         collector.close()
     return 0
 
