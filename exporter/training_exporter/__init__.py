@@ -17,6 +17,7 @@ from training_exporter.profile import ProfileError
 from training_exporter.profile import load as load_profile
 from training_exporter.sinks.server import PortTaken
 from training_exporter.state import RunState
+from training_exporter.web.config import WebConfigError
 
 if TYPE_CHECKING:
     from training_exporter.sources.huggingface import PrometheusCallback, attach, is_out_of_memory
@@ -27,6 +28,7 @@ __all__ = [
     "ProfileError",
     "PrometheusCallback",
     "RunState",
+    "WebConfigError",
     "__version__",
     "attach",
     "events",

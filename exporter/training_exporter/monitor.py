@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prometheus_client import Metric
@@ -29,7 +29,7 @@ from training_exporter.sinks.collectors import Collect
 from training_exporter.sinks.endpoint import Endpoint
 from training_exporter.sinks.server import MetricsServer
 from training_exporter.state import RunState
-from training_exporter.targets import targets_dir
+from training_exporter.web.options import ServeOptions
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,10 @@ class Monitor:
     `run` is the label that all its series carry. With `output_dir` every event goes to `<output_dir>/journal.jsonl`.
     `port` None serves on the usual port or the next free one, a number demands that port (PortTaken when it is not to
     be had), 0 takes any; `serve=False` serves none. `targets_dir` (or TRAINING_EXPORTER_TARGETS_DIR) announces the
-    address to Prometheus. `linger_seconds` bounds how long `close` waits for the last scrapes. `profile` is what this
-    run is expected to look like, or a YAML file of it (ProfileError when it is none); default: the guide's numbers.
+    address to Prometheus. `web_config` (or TRAINING_EXPORTER_WEB_CONFIG) is a file with TLS and passwords, as
+    Prometheus' exporters have it (WebConfigError when it is none). `linger_seconds` bounds how long `close` waits for
+    the last scrapes. `profile` is what this run is expected to look like, or a YAML file of it (ProfileError when it is
+    none); default: the guide's numbers.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Monitor:
         gpu: bool = True,
         linger_seconds: float = 30.0,
         targets_dir: str | os.PathLike[str] | None = None,
+        web_config: str | os.PathLike[str] | None = None,
         profile: str | os.PathLike[str] | Profile | None = None,
     ) -> None:
         self.run = run or run_name(output_dir)
@@ -86,7 +89,11 @@ class Monitor:
                 if self.gpu is not None:
                     sources.append(("gpu", self.gpu))
         if serve:
-            self._serve(sources, host, port, targets_dir)
+            title = f"training-exporter {__version__}: run {self.run}"
+            options = ServeOptions(host, port, web_config, targets_dir)
+            self._endpoint = Endpoint(sources, lambda: title, options, ports.RUN_METRICS)
+            with self.guard("targets"):
+                self._endpoint.announce(self.run)
         if output_dir is not None:
             with self.guard("journal"):
                 path = Path(output_dir) / journal.JOURNAL_NAME
@@ -174,26 +181,6 @@ class Monitor:
             return
         with self._lock:
             self.state = state
-
-    def _serve(
-        self,
-        sources: Sequence[tuple[str, Collect]],
-        host: str,
-        port: int | None,
-        directory: str | os.PathLike[str] | None,
-    ) -> None:
-        """Raises PortTaken."""
-        self._endpoint = Endpoint(
-            sources,
-            lambda: f"training-exporter {__version__}: run {self.run}",
-            host=host,
-            port=port,
-            preferred_port=ports.RUN_METRICS,
-        )
-        found = targets_dir(directory)
-        if found is not None:
-            with self.guard("targets"):
-                self._endpoint.announce(self.run, found)
 
     def _collect_run(self) -> Iterator[Metric]:
         with self._lock:

@@ -29,16 +29,18 @@ def target_file(directory: Path, name: str) -> Path:
 class TargetRegistration:
     """Announces `host:port` while it is open. Errors are the caller's: OSError from `open`."""
 
-    def __init__(self, directory: Path, name: str, host: str, port: int) -> None:
+    def __init__(self, directory: Path, name: str, host: str, port: int, scheme: str = "http") -> None:
         self.path = target_file(directory, name)
         host = os.environ.get(ADVERTISE_VARIABLE) or ("127.0.0.1" if host in {"0.0.0.0", "::", ""} else host)
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        # Prometheus takes the scheme from the job where the target does not say it.
+        self._labels = {"labels": {"__scheme__": scheme}} if scheme != "http" else {}
 
     def open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Written beside and renamed, so that Prometheus never reads half a file; it reads *.json only.
         partial = self.path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(json.dumps([{"targets": [self.address]}]) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps([{"targets": [self.address], **self._labels}]) + "\n", encoding="utf-8")
         partial.replace(self.path)
 
     def close(self) -> None:

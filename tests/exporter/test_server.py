@@ -21,6 +21,7 @@ from training_exporter import Monitor, PortTaken, events
 from training_exporter.sinks.collectors import registry_of
 from training_exporter.sinks.server import MetricsApp, MetricsServer
 from training_exporter.targets import ADVERTISE_VARIABLE, TARGETS_DIR_VARIABLE
+from training_exporter.web.options import ServeOptions
 
 
 @pytest.fixture
@@ -153,10 +154,7 @@ def test_an_error_in_one_collector_costs_that_one_only(caplog: pytest.LogCapture
         yield metric
 
     server = MetricsServer(
-        MetricsApp(registry_of([("failing", failing), ("working", working)]), lambda: "t"),
-        host="127.0.0.1",
-        port=0,
-        preferred_port=0,
+        MetricsApp(registry_of([("failing", failing), ("working", working)]), lambda: "t"), ServeOptions(port=0), 0
     )
     try:
         for _ in range(3):
@@ -179,7 +177,7 @@ def test_a_taken_port_is_the_next_free_one_and_said_once(caplog: pytest.LogCaptu
         holder.listen()
         taken = holder.getsockname()[1]
         app = MetricsApp(registry_of([]), lambda: "t")
-        server = MetricsServer(app, host="127.0.0.1", port=None, preferred_port=taken)
+        server = MetricsServer(app, ServeOptions(), taken)
         try:
             assert server.port > taken
             assert get(server.url)[0] == 200
@@ -188,9 +186,9 @@ def test_a_taken_port_is_the_next_free_one_and_said_once(caplog: pytest.LogCaptu
         finally:
             server.stop()
         with pytest.raises(PortTaken, match=f"127.0.0.1:{taken}: the port is taken by another process"):
-            MetricsServer(app, host="127.0.0.1", port=taken, preferred_port=taken)
+            MetricsServer(app, ServeOptions(port=taken), taken)
     with pytest.raises(PortTaken, match="this machine has no such address"):
-        MetricsServer(app, host="192.0.2.1", port=0, preferred_port=0)
+        MetricsServer(app, ServeOptions(host="192.0.2.1", port=0), 0)
 
 
 def test_the_end_waits_until_it_was_scraped_twice(monitor: Monitor) -> None:

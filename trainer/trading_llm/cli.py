@@ -215,6 +215,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("threads", _number(int, 1, 1024), "CPU threads", "all cores")
     add("metrics_port", _number(int, 0, 65535), "port of /metrics; 0: any", "9401 or the next free one")
     add("metrics_host", _name, "address on which /metrics is served")
+    add("metrics_web_config", Path, "TLS and passwords of /metrics, a file as Prometheus' exporters have it", "none")
     add("profile", Path, "YAML file of what this run is expected to look like", "the guide's numbers")
     add("inject", str, "make a real fault happen: SIGN[@STEP or @SHARE]; `--inject list` explains them")
     parser.set_defaults(command=_train)

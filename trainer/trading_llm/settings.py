@@ -67,6 +67,7 @@ class TrainSettings:
     threads: int | None = None  # default: all cores (torch's choice)
     metrics_port: int | None = None  # default: the exporter's usual port or the next free one
     metrics_host: str = "127.0.0.1"
+    metrics_web_config: Path | None = None  # default: TRAINING_EXPORTER_WEB_CONFIG, else neither TLS nor passwords
     profile: Path | None = None  # default: the guide's expectations
     inject: str | None = None
 

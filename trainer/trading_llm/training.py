@@ -32,7 +32,15 @@ from trading_llm.sources import read_sources
 from trading_llm.texts import use_chat_template
 from trading_llm.tracking import add_trackers
 from trading_llm.trainer import CompletionTrainer
-from training_exporter import PortTaken, ProfileError, PrometheusCallback, RunState, attach, is_out_of_memory
+from training_exporter import (
+    PortTaken,
+    ProfileError,
+    PrometheusCallback,
+    RunState,
+    WebConfigError,
+    attach,
+    is_out_of_memory,
+)
 
 
 @dataclass
@@ -168,9 +176,12 @@ def watched(prepared: Prepared, settings: TrainSettings) -> PrometheusCallback:
             run=settings.run_name,
             port=settings.metrics_port,
             host=settings.metrics_host,
+            web_config=settings.metrics_web_config,
             settings=settings.described(),
             profile=settings.profile,
         )
+    except WebConfigError as error:
+        raise UsageError(f"--metrics-web-config: {error}") from None
     except ProfileError as error:
         raise UsageError(f"--profile: {error}") from None
     except PortTaken as error:

@@ -19,7 +19,8 @@ from training_exporter.gpu.raw import NvmlError, Pynvml
 from training_exporter.gpu.record import record
 from training_exporter.sinks.endpoint import Endpoint
 from training_exporter.sinks.server import PortTaken
-from training_exporter.targets import TARGETS_DIR_VARIABLE, targets_dir
+from training_exporter.web import options
+from training_exporter.web.config import WebConfigError
 
 BAD_INPUT = 2
 NO_GPU = 1
@@ -33,14 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Serves the figures of this machine's NVIDIA GPUs. Exit status: 0 ended by a signal, 1 no driver "
         "or no GPU, 2 wrong input.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--port", type=int, help=f"port to listen on; without it {ports.GPU_METRICS} or the next free one"
-    )
-    parser.add_argument(
-        "--targets-dir", type=Path, metavar="DIR",
-        help=f"announce the address to Prometheus in this directory (default: ${TARGETS_DIR_VARIABLE})",
-    )  # fmt: skip
+    options.add_arguments(parser, ports.GPU_METRICS)
     parser.add_argument("--no-processes", action="store_true", help="do not show which processes hold GPU memory")
     parser.add_argument("--docker", action="store_true", help="name the containers of these processes, through Docker")
     source = parser.add_mutually_exclusive_group()
@@ -89,23 +83,17 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     title = f"training-exporter {__version__}: GPUs of {socket.gethostname()}" + (replay.REPLAYED if nvml else "")
     try:
-        endpoint = Endpoint(
-            [("gpu", collector)],
-            lambda: title,
-            host=arguments.host,
-            port=arguments.port,
-            preferred_port=ports.GPU_METRICS,
-        )
+        endpoint = Endpoint([("gpu", collector)], lambda: title, options.from_arguments(arguments), ports.GPU_METRICS)
     except PortTaken as error:
         return _fail(error.strerror or str(error), BAD_INPUT)  # without Python's "[Errno 98]"
-    directory = targets_dir(arguments.targets_dir)
+    except WebConfigError as error:
+        return _fail(str(error), BAD_INPUT)
     try:
-        if directory is not None:
-            endpoint.announce(f"gpu-{socket.gethostname()}", directory)
+        endpoint.announce(f"gpu-{socket.gethostname()}")
         print(f"GPU metrics at {endpoint.url}", flush=True)
         stop.wait()
     except OSError as error:
-        return _fail(f"{directory}: cannot announce the address: {error.strerror}", BAD_INPUT)
+        return _fail(f"{error.filename}: cannot announce the address: {error.strerror}", BAD_INPUT)
     finally:
         endpoint.close()
         collector.close()

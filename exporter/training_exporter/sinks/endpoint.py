@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from training_exporter.sinks.collectors import Collect, registry_of
 from training_exporter.sinks.server import MetricsApp, MetricsServer
-from training_exporter.targets import TargetRegistration
+from training_exporter.targets import TargetRegistration, targets_dir
+from training_exporter.web.options import ServeOptions
 
 log = logging.getLogger(__name__)
 
@@ -16,21 +16,20 @@ log = logging.getLogger(__name__)
 class Endpoint:
     """Serves `sources` from its creation on; `title` is asked at each landing page.
 
-    `port` None takes `preferred_port` or the next one that is free, a number demands that port (PortTaken when it is
-    not to be had), 0 takes any.
+    Without a port in `options` it takes `preferred_port` or the next one that is free. Raises PortTaken and
+    WebConfigError.
     """
 
     def __init__(
         self,
         sources: Sequence[tuple[str, Collect]],
         title: Callable[[], str],
-        *,
-        host: str,
-        port: int | None,
+        options: ServeOptions,
         preferred_port: int,
     ) -> None:
+        self._targets_dir = targets_dir(options.targets_dir)
         self.app = MetricsApp(registry_of(sources), title)
-        self.server = MetricsServer(self.app, host=host, port=port, preferred_port=preferred_port)
+        self.server = MetricsServer(self.app, options, preferred_port)
         self._registration: TargetRegistration | None = None
 
     @property
@@ -38,10 +37,13 @@ class Endpoint:
         """Where the metrics are, as seen from this machine."""
         return self.server.url
 
-    def announce(self, name: str, directory: Path) -> None:
-        """Tell Prometheus the address, under `name`; an earlier name is taken back. Raises OSError."""
-        before = self._registration
-        self._registration = TargetRegistration(directory, name, self.server.host, self.server.port)
+    def announce(self, name: str) -> None:
+        """Tell Prometheus the address, under `name`, where a directory for that is known; an earlier name is taken
+        back. Raises OSError."""
+        if self._targets_dir is None:
+            return
+        before, server = self._registration, self.server
+        self._registration = TargetRegistration(self._targets_dir, name, server.host, server.port, server.scheme)
         self._registration.open()
         if before is not None and before.path != self._registration.path:
             before.close()

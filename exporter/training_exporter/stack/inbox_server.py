@@ -5,14 +5,12 @@ Alerts go here when nobody has given a Slack or mail address: compose, demo and 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
 from aiosmtpd.controller import Controller
-from cheroot import wsgi
 
 from training_exporter import ports
 from training_exporter.stack import smtp
@@ -20,10 +18,8 @@ from training_exporter.stack.errors import StackError
 from training_exporter.stack.messages import MAX_MESSAGE_BYTES, Message, Store
 from training_exporter.stack.servers import port_is_free
 from training_exporter.stack.web import App
-
-# A client that is slower than this, or whose headers are larger, is no Alertmanager.
-CLIENT_SECONDS = 10
-MAX_HEADER_BYTES = 16 * 1024
+from training_exporter.web.access import Access
+from training_exporter.web.server import HttpServer
 
 
 class Inbox:
@@ -45,10 +41,8 @@ class Inbox:
     ) -> None:
         self.host, self.port, self.smtp_port = host, port, smtp_port
         self.store = Store(path=data, on_message=on_message)
-        self._http = wsgi.Server((host, port), App(self.store, runbooks), numthreads=4, timeout=CLIENT_SECONDS)
-        self._http.max_request_body_size = MAX_MESSAGE_BYTES
-        self._http.max_request_header_size = MAX_HEADER_BYTES
-        self._thread: threading.Thread | None = None
+        self._app = App(self.store, runbooks)
+        self._http: HttpServer | None = None
         self._smtp: Controller | None = None
 
     @property
@@ -61,19 +55,19 @@ class Inbox:
             raise StackError(f"port {self.port} on {self.host} is in use, or not permitted; choose another with --port")
         self._smtp = smtp.start(self.store, self.host, self.smtp_port)
         try:
-            self._http.prepare()
+            # The app itself says what is too large; what is far beyond is not read.
+            self._http = HttpServer(
+                self._app, host=self.host, port=self.port, access=Access(None), max_body_bytes=4 * MAX_MESSAGE_BYTES
+            )
         except OSError as error:
             self.close()
             raise StackError(f"port {self.port} on {self.host}: {error}; choose another with --port") from None
-        self._thread = threading.Thread(target=self._http.serve, name="inbox-http", daemon=True)
-        self._thread.start()
         return self
 
     def close(self) -> None:
-        if self._thread is not None:
+        if self._http is not None:
             self._http.stop()
-            self._thread.join()
-            self._thread = None
+            self._http = None
         if self._smtp is not None:
             self._smtp.stop()
             self._smtp = None

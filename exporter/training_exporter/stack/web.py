@@ -1,26 +1,23 @@
-"""The inbox' web side: a WSGI app that takes Slack webhooks and shows messages and runbooks."""
+"""The inbox' web side: takes Slack webhooks and shows messages and runbooks."""
 
 from __future__ import annotations
 
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
+from tornado.httputil import HTTPServerRequest
 
 from training_exporter.stack import mrkdwn
 from training_exporter.stack.messages import MAX_MESSAGE_BYTES, MalformedMessage, Message, Store, parse_slack
-
-Environ = dict[str, Any]
-StartResponse = Callable[[str, list[tuple[str, str]]], object]
+from training_exporter.web.server import Response
 
 _SLACK_COLOURS = {"good": "#2eb67d", "warning": "#ecb22e", "danger": "#e01e5a"}
 _HEX_COLOUR = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
@@ -67,41 +64,38 @@ class App:
         # Raw HTML in a runbook stays text; markdown-it refuses javascript: links by itself.
         self.markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, request: HTTPServerRequest) -> Response:
         headers: dict[str, str] = {}
         try:
-            status, content_type, body, headers = self._route(environ)
+            status, content_type, body, headers = self._route(request)
         except _Answer as answer:
             status, content_type, body = answer.status, _TEXT, answer.text.encode()
-        start_response(
-            f"{status.value} {status.phrase}",
-            [
-                ("Content-Type", content_type),
-                ("Content-Length", str(len(body))),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Referrer-Policy", "no-referrer"),
-                ("Cache-Control", "no-store"),
-                *({"Content-Security-Policy": _PAGE_POLICY} | headers).items(),
-            ],
-        )
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        more = {
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": _PAGE_POLICY,
+            **headers,
+        }
+        return Response(status.value, body, content_type, tuple(more.items()))
 
-    def _route(self, environ: Environ) -> tuple[HTTPStatus, str, bytes, dict[str, str]]:
-        path, method = str(environ.get("PATH_INFO") or "/"), environ["REQUEST_METHOD"]
+    def _route(self, request: HTTPServerRequest) -> tuple[HTTPStatus, str, bytes, dict[str, str]]:
+        # As a browser means it: %2e is a dot.
+        path, method = unquote(request.path) or "/", request.method
         if path == "/slack":
             if method != "POST":
                 raise _Answer(HTTPStatus.METHOD_NOT_ALLOWED, "POST a Slack webhook payload here")
-            return HTTPStatus.OK, _TEXT, self._receive(environ), {}
+            return HTTPStatus.OK, _TEXT, self._receive(request.body), {}
         if method not in {"GET", "HEAD"}:
             raise _Answer(HTTPStatus.METHOD_NOT_ALLOWED, "GET only")
-        content_type, body, headers = self._get(path, environ)
+        content_type, body, headers = self._get(path, request.query)
         return HTTPStatus.OK, content_type, body, headers
 
-    def _get(self, path: str, environ: Environ) -> tuple[str, bytes, dict[str, str]]:
+    def _get(self, path: str, query: str) -> tuple[str, bytes, dict[str, str]]:
         if path == "/":
             return _HTML, self._page("inbox.html", messages=self.store.all(), epoch=self.epoch), {}
         if path == "/new":
-            return _HTML, self._new(parse_qs(str(environ.get("QUERY_STRING", "")))), {}
+            return _HTML, self._new(parse_qs(query)), {}
         if path == "/messages":
             return _JSON, json.dumps([message.as_dict() for message in self.store.all()]).encode(), {}
         if path in {"/-/healthy", "/-/ready"}:
@@ -123,16 +117,7 @@ class App:
             return _HTML, self._runbook(path.removeprefix("/runbooks").strip("/")), {}
         raise _Answer(HTTPStatus.NOT_FOUND, "not here; try / /messages /runbooks/ /-/healthy, or POST /slack")
 
-    def _receive(self, environ: Environ) -> bytes:
-        try:
-            # Without a length it is a chunked body, which cheroot cuts off at the server's limit.
-            length = int(environ.get("CONTENT_LENGTH") or MAX_MESSAGE_BYTES + 1)
-        except ValueError:
-            raise _Answer(HTTPStatus.BAD_REQUEST, "invalid_payload") from None
-        try:
-            raw = environ["wsgi.input"].read(min(length, MAX_MESSAGE_BYTES + 1))
-        except OSError:  # What cheroot raises for a chunked body beyond its limit.
-            raise _Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "payload_too_large") from None
+    def _receive(self, raw: bytes) -> bytes:
         if len(raw) > MAX_MESSAGE_BYTES:
             raise _Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "payload_too_large")
         try:

@@ -23,8 +23,9 @@ def attach(
     """Watch `trainer`: every step's loss, gradient norm, tokens and times, and how the training ended.
 
     `run` names it (default: `TrainingArguments.run_name`, else the output directory and the time); `settings` are
-    shown with it; options (`host`, `port`, `output_dir`, `linger_seconds`, ...) go to `Monitor`. In a distributed job
-    call it on every process: the first one speaks for the run. Raises PortTaken for a demanded port that is taken.
+    shown with it; options (`host`, `port`, `web_config`, `output_dir`, `linger_seconds`, ...) go to `Monitor`. In a
+    distributed job call it on every process: the first one speaks for the run. Raises PortTaken for a demanded port
+    that is taken, and WebConfigError for a file of TLS and passwords that cannot be used.
     """
     args = trainer.args
     monitor = None

@@ -1,0 +1,1 @@
+"""HTTP for the parts that serve: one server, its options, and who may ask it (TLS, passwords, a token)."""
