@@ -12,6 +12,7 @@ from training_exporter._version import __version__
 
 #: Modules with `add_parser(subparsers)`; each sets the function `run(args) -> int` on its parser.
 COMMANDS = (
+    "training_exporter.supervise.cli",
     "training_exporter.gpu.cli",
     "training_exporter.stack.inbox",
     "training_exporter.stack.config",

@@ -40,6 +40,13 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommandStarted(Event):
+    """A supervised command was started; what run it takes up, if it tells of one, is not known yet."""
+
+    kind: ClassVar[str] = "command_started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
     """The process took up the run; `step` > 0 when it resumes from a checkpoint.
 
@@ -218,6 +225,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         OutOfMemory,
         FaultInjected,
         RunEnded,
+        CommandStarted,
     )
 }
 

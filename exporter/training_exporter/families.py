@@ -243,6 +243,13 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         ("state",),
     ),
     Family("llm_training_end_timestamp_seconds", "gauge", "When the run ended, in Unix seconds.", lambda s: s.end_time),
+    Family(
+        "llm_training_end_info",
+        "info",
+        "Why the run ended, in one line, where it says so; the value is always 1.",
+        lambda s: {(s.end_reason[:_MAX_LABEL],): 1.0} if s.end_time is not None and s.end_reason else None,
+        ("reason",),
+    ),
     # How it learns
     Family(
         "llm_training_loss", "gauge", "Training loss, last value logged (natural log, per token).", lambda s: s.loss

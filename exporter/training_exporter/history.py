@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
 
-from training_exporter import profile
+from training_exporter import journal, profile
 from training_exporter.events import Event, OutOfMemory, RunEnded, RunStarted
 from training_exporter.state import RunState
 
@@ -44,3 +46,23 @@ def restored(past: Iterable[Event], starts: Sequence[int], expectations: profile
     for event in surviving(past, starts):
         state.apply(event)
     return state
+
+
+def taken_up(event: RunStarted, state: RunState, path: Path | None) -> RunState:
+    """The state to which `event` is applied next, where `state` is the one before.
+
+    Of a process that takes up a run it is the state as it was at the step at which the run goes on: its counters go on,
+    and what is made again counts once.
+
+    The past is what the journal at `path` has before `event`, which may be in it already. Raises JournalError.
+    """
+    if event.step == 0 and state.run is None:
+        return state
+    if path is None:
+        # Nobody knows what of the past is made again.
+        return state if event.step > 0 else RunState(state.profile)
+    starts = [each.step for each in takewhile(lambda each: each != event, journal.starts(path))]
+    if not starts:
+        return RunState(state.profile)
+    past = takewhile(lambda each: each != event, journal.read(path))
+    return restored(past, [*starts, event.step], state.profile)

@@ -12,16 +12,19 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training_exporter.events import Event, InvalidEvent, RunStarted, from_record, to_record
+from training_exporter.events import Event, InvalidEvent, RunEnded, RunStarted, from_record, to_record
 
 JOURNAL_NAME = "journal.jsonl"
 
 #: What a line about a RunStarted holds.
 _STARTED = json.dumps(RunStarted.kind).encode()
+
+#: Bytes at the end of a journal in which the end of its run is looked for.
+_TAIL = 1 << 18
 
 #: Events that may wait for the disk before further ones are dropped (and counted): about 4 MB of memory.
 QUEUE_LIMIT = 20_000
@@ -89,6 +92,21 @@ def starts(path: Path) -> list[RunStarted]:
     return found
 
 
+def ending(path: Path) -> RunEnded | None:
+    """The end of the journal's last process, None where it has none (or where there is no journal to read)."""
+    found = None
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+        for line in file:
+            with contextlib.suppress(ValueError, RecursionError):
+                event = from_record(json.loads(line))
+                if isinstance(event, RunEnded):
+                    found = event
+                elif isinstance(event, RunStarted):
+                    found = None
+    return found
+
+
 def make_room(path: Path, run: str) -> None:
     """Set the journal of another run aside as `journal.<run>.jsonl`: one file holds one run; none is overwritten."""
     before = starts(path)
@@ -102,22 +120,22 @@ def make_room(path: Path, run: str) -> None:
     path.rename(target)
 
 
-class JournalWriter:
-    """Appends events to a journal file from a thread of its own.
+class EventWriter:
+    """Hands events on from a thread of its own.
 
-    `put` never blocks and never raises. When the disk refuses, `on_problem` hears of it once, and writing is tried
-    again with the next event; what could not be written is counted in `dropped`.
+    `put` never blocks and never raises. When `_write` raises, `on_problem` hears of it once, and it is tried again with
+    the next event; what could not be handed on is counted in `dropped`.
     """
 
-    def __init__(self, path: Path, on_problem: Callable[[str], None] = log.warning) -> None:
-        self.path = path
+    #: What a message about a problem calls this.
+    name: str
+
+    def __init__(self, on_problem: Callable[[str], None] = log.warning) -> None:
         self.dropped = 0
         self._on_problem = on_problem
         self._complained = False
-        self._torn = False
         self._queue: queue.SimpleQueue[Event | threading.Event | None] = queue.SimpleQueue()
-        self._file: int | None = None
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
         self._thread.start()
 
     def put(self, event: Event) -> None:
@@ -137,6 +155,13 @@ class JournalWriter:
         self._queue.put(None)
         self._thread.join(timeout)
 
+    def _write(self, batch: list[Event]) -> None:
+        """Hand on the events, which are at least one. May raise."""
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Nothing comes any more."""
+
     def _run(self) -> None:
         closing = False
         while not closing:
@@ -148,11 +173,10 @@ class JournalWriter:
                 self.dropped += len(batch)
                 if not self._complained:
                     self._complained = True
-                    self._on_problem(f"journal {self.path}: cannot be written: {error}; trying again with each event")
+                    self._on_problem(f"{self.name}: cannot be written: {error}; trying again with each event")
             if flushed is not None:
                 flushed.set()
-        if self._file is not None:
-            os.close(self._file)
+        self._release()
 
     def _next_batch(self) -> tuple[list[Event], threading.Event | None, bool]:
         """All that has come meanwhile, for one write, who waits for it, and whether `close` was called.
@@ -173,13 +197,33 @@ class JournalWriter:
                 return batch, None, False
         return batch, None, True
 
+
+def lines_of(events: Iterable[Event]) -> bytes:
+    """Events as a journal has them, one line each."""
+    return "".join(json.dumps(to_record(event), allow_nan=False) + "\n" for event in events).encode()
+
+
+class JournalWriter(EventWriter):
+    """Appends events to a journal file. What could not be written is counted in `dropped`."""
+
+    def __init__(self, path: Path, on_problem: Callable[[str], None] = log.warning) -> None:
+        self.path = path
+        self.name = f"journal {path}"
+        self._torn = False
+        self._file: int | None = None
+        super().__init__(on_problem)
+
+    def _release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+
     def _write(self, batch: list[Event]) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             size = os.fstat(self._file).st_size
             self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
-        data = "".join(json.dumps(to_record(event), allow_nan=False) + "\n" for event in batch).encode()
+        data = lines_of(batch)
         if self._torn:
             data = b"\n" + data
         written = 0

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import logging
 import os
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -22,13 +24,15 @@ from training_exporter._version import __version__
 from training_exporter.events import FINAL_STATES, Event, RunEnded, RunStarted
 from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES, collect
 from training_exporter.gpu import GpuCollector, open_gpu_collector
-from training_exporter.history import restored
-from training_exporter.profile import Profile
+from training_exporter.history import taken_up
+from training_exporter.profile import Profile, to_yaml
+from training_exporter.profile import default as default_profile
 from training_exporter.profile import load as load_profile
 from training_exporter.sinks.collectors import Collect
 from training_exporter.sinks.endpoint import Endpoint
 from training_exporter.sinks.server import MetricsServer
 from training_exporter.state import RunState
+from training_exporter.supervise import link, protocol
 from training_exporter.web.options import ServeOptions
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,9 @@ class Monitor:
     Prometheus' exporters have it (WebConfigError when it is none). `linger_seconds` bounds how long `close` waits for
     the last scrapes. `profile` is what this run is expected to look like, or a YAML file of it (ProfileError when it is
     none); default: the guide's numbers.
+
+    Below `training-exporter run` the page is served by that process, which lives on when this one does not: how it is
+    served, announced and kept is that command's matter, and so is the name of the run if it was given one.
     """
 
     def __init__(
@@ -69,6 +76,10 @@ class Monitor:
         web_config: str | os.PathLike[str] | None = None,
         profile: str | os.PathLike[str] | Profile | None = None,
     ) -> None:
+        supervisor = link.connect() if serve else None
+        if supervisor is not None:
+            self._welcome = supervisor[1]
+            run = self._welcome.run if self._welcome.insists else run or self._welcome.run
         self.run = run or run_name(output_dir)
         if profile is not None and not isinstance(profile, Profile):
             profile = load_profile(Path(profile))
@@ -81,6 +92,7 @@ class Monitor:
         self._closed = False
         self._journal: journal.JournalWriter | None = None
         self._endpoint: Endpoint | None = None
+        self._link: link.SupervisorLink | None = None
 
         sources: list[tuple[str, Collect]] = [("run", self._collect_run), ("exporter", self._collect_exporter)]
         if gpu:
@@ -88,27 +100,36 @@ class Monitor:
                 self.gpu = open_gpu_collector()
                 if self.gpu is not None:
                     sources.append(("gpu", self.gpu))
-        if serve:
+
+        def serve_here() -> None:
             title = f"training-exporter {__version__}: run {self.run}"
             options = ServeOptions(host, port, web_config, targets_dir)
             self._endpoint = Endpoint(sources, lambda: title, options, ports.RUN_METRICS)
             with self.guard("targets"):
                 self._endpoint.announce(self.run)
+
+        if serve and supervisor is None:
+            serve_here()
         if output_dir is not None:
             with self.guard("journal"):
                 path = Path(output_dir) / journal.JOURNAL_NAME
                 journal.make_room(path, self.run)
                 self._journal = journal.JournalWriter(path)
-        atexit.register(self.close)
+        if supervisor is not None:
+            with self.guard("supervisor"):
+                self._link = self._report_to(supervisor[0], serve_here)
+        atexit.register(self._at_exit)
 
     @property
     def url(self) -> str | None:
         """Address of the metrics page, None when none is served."""
-        return self._endpoint.url if self._endpoint else None
+        if self._endpoint is not None:
+            return self._endpoint.url
+        return self._welcome.url if self._link is not None else None
 
     @property
     def server(self) -> MetricsServer | None:
-        """What serves the metrics page, None when none is served."""
+        """What serves the metrics page in this process, None when nothing does."""
         return self._endpoint.server if self._endpoint else None
 
     @property
@@ -125,12 +146,16 @@ class Monitor:
         But for the first event of a process that takes up a run: its past is read from its journal.
         """
         if isinstance(event, RunStarted):
+            # The name that the supervisor gave, if it gave one.
+            event = dataclasses.replace(event, run=self.run)
             with self.guard("history"):
                 self._take_up(event)
         with self.guard("state"), self._lock:
             self.state.apply(event)
         if self._journal is not None:
             self._journal.put(event)
+        if self._link is not None:
+            self._link.put(event)
         for name, sink in self._sinks:
             with self.guard(name):
                 sink(event, self.state)
@@ -154,11 +179,24 @@ class Monitor:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self.close)
+        atexit.unregister(self._at_exit)
         if self.state.run is not None:
             self.end("failed", "the training loop was left before its end")
+        self._close()
+
+    def _at_exit(self) -> None:
+        """The interpreter ends. By what, a supervisor knows better."""
+        if self._link is None or self._endpoint is not None:
+            self.close()
+        elif not self._closed:
+            self._closed = True
+            self._close()
+
+    def _close(self) -> None:
         if self._journal is not None:
             self._journal.close()
+        if self._link is not None:
+            self._link.close()
         if self._endpoint is not None:
             if self.ended:
                 self._endpoint.linger(self.run, self.linger_seconds)
@@ -166,21 +204,28 @@ class Monitor:
                 self._endpoint.close()
 
     def _take_up(self, event: RunStarted) -> None:
-        """The state as it was at the step at which the run goes on: its counters go on, and what is made again counts
-        once."""
-        if event.step == 0 and self.state.run is None:
-            return
-        state = RunState(self.state.profile)
+        path = None
         if self._journal is not None:
             self._journal.flush()
-            starts = [each.step for each in journal.starts(self._journal.path)]
-            if starts:
-                state = restored(journal.read(self._journal.path), [*starts, event.step], state.profile)
-        elif event.step > 0:
-            # Nobody knows what of the past is made again.
-            return
+            path = self._journal.path
+        state = taken_up(event, self.state, path)
         with self._lock:
             self.state = state
+
+    def _report_to(self, connection: socket.socket, serve_here: Callable[[], None]) -> link.SupervisorLink:
+        def take_over() -> None:
+            with self.guard("supervisor"):
+                if not self._closed:
+                    serve_here()
+                    log.warning("the metrics of %s are at %s from now on", self.run, self.url)
+
+        own = self.state.profile != default_profile()
+        path = str(self._journal.path.resolve()) if self._journal is not None else None
+        hello = protocol.Hello(self.run, os.getpid(), path, to_yaml(self.state.profile) if own else "")
+        return link.SupervisorLink(connection, hello, self._figures, take_over)
+
+    def _figures(self) -> protocol.Figures:
+        return protocol.Figures(dict(self.errors), self.dropped_events)
 
     def _collect_run(self) -> Iterator[Metric]:
         with self._lock:

@@ -116,19 +116,43 @@ def _read(path: Path, base: Profile | None) -> Profile:
         ) from None
     except RecursionError:
         raise ProfileError(f"{path}: not YAML: nested too deep") from None
-    document = {} if document is None else document
-    names = [field.name for field in fields(Profile)]
-    if not isinstance(document, dict):
-        raise ProfileError(f"{path}: found {_shown(document)}, allowed: a mapping with keys of {', '.join(names)}")
-    values: dict[str, Any] = {name: getattr(base, name) for name in names} if base is not None else {}
     try:
-        for key, value in document.items():
-            if key not in names:
-                raise ProfileError(f"key {key!r}: not known, allowed: {', '.join(names)}")
-            values[key] = _value(str(key), value, values.get(key))
+        return _from_document({} if document is None else document, base)
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
+
+
+def from_yaml(text: str) -> Profile:
+    """The profile of a file's text. Raises ProfileError."""
+    try:
+        return _from_document(yaml.safe_load(text) or {}, default())
+    except yaml.YAMLError:
+        raise ProfileError("not YAML") from None
+
+
+def _from_document(document: object, base: Profile | None) -> Profile:
+    names = [field.name for field in fields(Profile)]
+    if not isinstance(document, dict):
+        raise ProfileError(f"found {_shown(document)}, allowed: a mapping with keys of {', '.join(names)}")
+    values: dict[str, Any] = {name: getattr(base, name) for name in names} if base is not None else {}
+    for key, value in document.items():
+        if key not in names:
+            raise ProfileError(f"key {key!r}: not known, allowed: {', '.join(names)}")
+        values[key] = _value(str(key), value, values.get(key))
     return Profile(**values)
+
+
+def to_yaml(profile: Profile) -> str:
+    """The profile as the text of a file."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Curve):
+            return {epoch: plain(band) for epoch, band in zip(value.epochs, value.bands, strict=True)}
+        if isinstance(value, Mapping):
+            return {key: plain(each) for key, each in value.items()}
+        return list(value) if isinstance(value, Band) else value
+
+    return yaml.safe_dump({field.name: plain(getattr(profile, field.name)) for field in fields(Profile)})
 
 
 def _value(key: str, value: Any, base: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES, Family
 from training_exporter.gpu import GPU_FAMILIES
 from training_exporter.sinks.collectors import COLLECTOR_FAMILIES
+from training_exporter.supervise.families import PROCESS_FAMILIES
 
 #: Title, what is said about all of the table, labels that its source adds, and the table.
 TABLES: tuple[tuple[str, str, tuple[str, ...], Sequence[Family[Any]]], ...] = (
@@ -19,6 +20,12 @@ TABLES: tuple[tuple[str, str, tuple[str, ...], Sequence[Family[Any]]], ...] = (
         "Every series carries the label `run`. A value that is not known yet has no sample.",
         ("run",),
         RUN_FAMILIES,
+    ),
+    (
+        "The processes of a run",
+        "Of a command below `training-exporter run`, whether it tells of a run or not.",
+        ("run",),
+        PROCESS_FAMILIES,
     ),
     (
         "A GPU",

@@ -149,7 +149,8 @@ class RunState:
             case events.TextScored():
                 self.text_quality.add(event)
             case events.PhaseChanged():
-                self._progressed(event.time)
+                if self.run is not None:
+                    self._progressed(event.time)
                 self._enter(event.state)
             case events.Progressed():
                 self._progressed(event.time)
@@ -159,6 +160,8 @@ class RunState:
                 self.out_of_memory += 1
             case events.FaultInjected():
                 self.fault = event
+            case events.CommandStarted():
+                self.state, self.start_time = "starting", event.time
             case events.RunStarted():
                 self._run_started(event)
             case events.RunEnded():
@@ -242,11 +245,13 @@ class RunState:
         if self.state in events.FINAL_STATES:
             # Another process: its memory is its own.
             self.out_of_memory = 0
+        if self.run is None:
+            # When its command was started is another matter.
+            self.start_time = event.time
         self.run, self.state = event.run, "starting"
         self.settings = {key: str(value) for key, value in event.settings.items()}
         self.gpus = self._gpus()
         self.expected_speed = self._expected_speed()
-        self.start_time = event.time if self.start_time is None else self.start_time
         self.tokens = event.tokens or self.tokens
         self.end_time, self.end_reason, self.last_step_time = None, "", None
         self.last_progress_time, self.longest_pauses, self._pause = event.time, {}, 0.0

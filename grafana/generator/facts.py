@@ -17,6 +17,7 @@ import yaml
 from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES
 from training_exporter.gpu import GPU_FAMILIES
 from training_exporter.sinks.collectors import COLLECTOR_FAMILIES
+from training_exporter.supervise.families import PROCESS_FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 ALERT_RULES = ROOT / "alerts" / "rules"
@@ -106,7 +107,7 @@ def signs() -> frozenset[str]:
 @cache
 def metrics() -> frozenset[str]:
     """Every series name that a query may use: the exporter's families, recording rules, the servers' own."""
-    families = (*RUN_FAMILIES, *GPU_FAMILIES, *MONITOR_FAMILIES, *COLLECTOR_FAMILIES)
+    families = (*RUN_FAMILIES, *PROCESS_FAMILIES, *GPU_FAMILIES, *MONITOR_FAMILIES, *COLLECTOR_FAMILIES)
     names = {sample for family in families for sample in family.sample_names}
     recorded = {rule["record"] for _, rule in _rules(RECORDING_RULES) if "record" in rule}
     return frozenset({*names, *recorded, *BUILT_IN, *OF_THE_SERVERS})

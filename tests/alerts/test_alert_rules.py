@@ -205,7 +205,19 @@ def test_settings_that_messages_name_are_exported(alert: Alert) -> None:
     text = " ".join(alert.annotations.values())
     named = set(re.findall(r'label "(\w+)"', text)) | set(re.findall(r"run_info\{run=%q,(\w+)!=", text))
     named |= set(re.findall(r"\.Labels\.(\w+)", text))
-    others = {"run", "kind", "state", "name", "pid", "process", "container", "gpu_model", "criterion", "stage"}
+    others = {
+        "run",
+        "kind",
+        "state",
+        "name",
+        "pid",
+        "process",
+        "container",
+        "gpu_model",
+        "criterion",
+        "stage",
+        "reason",
+    }
     assert named <= {*SETTINGS, *others}
 
 

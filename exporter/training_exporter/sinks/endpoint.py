@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from training_exporter.sinks.collectors import Collect, registry_of
@@ -31,6 +32,7 @@ class Endpoint:
         self.app = MetricsApp(registry_of(sources), title)
         self.server = MetricsServer(self.app, options, preferred_port)
         self._registration: TargetRegistration | None = None
+        self._since = time.monotonic()
 
     @property
     def url(self) -> str:
@@ -48,10 +50,15 @@ class Endpoint:
         if before is not None and before.path != self._registration.path:
             before.close()
 
-    def linger(self, what: str, seconds: float) -> None:
+    def linger(self, what: str, seconds: float, *, first: bool = False) -> None:
         """Wait until the page was scraped twice, but no longer than the scrapes so far let expect, and at most
-        `seconds`; not at all when nobody scrapes. `what` is waiting, for the log."""
+        `seconds`; not at all when nobody scrapes. `what` is waiting, for the log.
+
+        `first`: a page that was announced only just now, and not scraped yet, may be until it is `seconds` old.
+        """
         patience = min(self.app.patience(), seconds)
+        if first and self._registration is not None and not self.app.scraped:
+            patience = seconds - (time.monotonic() - self._since)
         if patience > 0:
             log.info("waiting for Prometheus to take the final state of %s (%.0f s at most)", what, patience)
             # Twice, because the first scrape may have begun before the end was known.

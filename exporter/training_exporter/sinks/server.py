@@ -70,6 +70,10 @@ class MetricsApp:
                 self._scraped.notify_all()
         return Response(200, body, content_type)
 
+    @property
+    def scraped(self) -> bool:
+        return self._last_scrape is not None
+
     def patience(self) -> float:
         """Seconds after which, by the scrapes so far, two more should have come; 0 when nobody is listening any more.
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, preferred_port: int) -> None:
     """The options of a command that serves; `from_arguments` reads them."""
     add: Any = parser.add_argument
     add("--host", default=ServeOptions.host, help="address to listen on (default: %(default)s)")
-    add("--port", type=int, help=f"port to listen on; without it {preferred_port} or the next free one")
+    add("--port", type=_port, help=f"port to listen on; without it {preferred_port} or the next free one")
     add(
         "--web.config.file", dest="web_config", type=Path, metavar="FILE",
         help=f"TLS and passwords, in the format of Prometheus' exporters (default: ${WEB_CONFIG_VARIABLE})",
@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser, preferred_port: int) -> None:
         "--targets-dir", type=Path, metavar="DIR",
         help=f"announce the address to Prometheus in this directory (default: ${TARGETS_DIR_VARIABLE})",
     )  # fmt: skip
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: a port from 0 (any) to 65535")
+    return int(text)
 
 
 def from_arguments(arguments: argparse.Namespace) -> ServeOptions:

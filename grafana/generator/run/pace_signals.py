@@ -37,7 +37,7 @@ def slowness(id: int, grid: Grid) -> Panel:
 
 
 def stall(id: int, grid: Grid) -> Panel:
-    allowed = facts.part("RunStalled", "critical", r"(?s)> on \(run\)\s+(\(.+\))\s*$")[1]
+    allowed = facts.part("RunStalled", "critical", r"(?s)> on \(run\)\s+(\(.+?\n\))\s")[1]
     progress = 'llm_training_last_progress_timestamp_seconds{run="$run"}'
     return signals(
         id,
