@@ -103,12 +103,14 @@ def get(url: str, context: ssl.SSLContext | None = None, **headers: str) -> tupl
         return error.code, error.read().decode()
 
 
-def raw(port: int, data: bytes, seconds: float = 5.0) -> bytes:
-    """All that comes back for `data` until the server closes or has been silent for `seconds`."""
+def raw(port: int, data: bytes, seconds: float = 5.0, half_close: bool = False) -> bytes:
+    """All that comes back for `data` until the server closes or has been silent for `seconds`. With `half_close` the
+    server hears at once that nothing more comes, and may go without a word."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as peer:
         with contextlib.suppress(OSError):
             peer.sendall(data)
-            peer.shutdown(socket.SHUT_WR)
+            if half_close:
+                peer.shutdown(socket.SHUT_WR)
         found = b""
         with contextlib.suppress(OSError):
             while received := peer.recv(65536):

@@ -82,7 +82,7 @@ def test_passwords_and_token(keys: Keys) -> None:
             assert get(url)[0] == 401
         assert get(server.url.replace("/metrics", "/-/healthy")) == (200, "OK\n")
         answer = raw(server.port, b"GET /metrics HTTP/1.0\r\n\r\n")
-        assert b"WWW-Authenticate: Basic" in answer.title() or b"Www-Authenticate: Basic" in answer
+        assert b'WWW-Authenticate: Basic realm="metrics"\r\nWWW-Authenticate: Bearer\r\n' in answer
         for good in (basic(USER, PASSWORD), basic(USER, PASSWORD), f"Bearer {TOKEN}", f"bearer  {TOKEN} "):
             assert get(server.url, Authorization=good)[0] == 200
         for wrong in (

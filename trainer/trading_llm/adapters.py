@@ -15,6 +15,7 @@ from trading_llm.examples import Example, Pair, read_examples
 from trading_llm.model import load_base
 from trading_llm.preflight import make_directory
 from trading_llm.texts import TextForm, use_chat_template
+from trading_llm.untrusted import check_adapter_config
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -30,10 +31,13 @@ def load_adapter(
         config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
         if not (directory / WEIGHTS_FILE).exists():
             raise FileNotFoundError(2, f"no {WEIGHTS_FILE}", str(directory))
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG_FILE} is no mapping")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"--adapter: found {directory} ({error}); allowed: a directory with {CONFIG_FILE} and {WEIGHTS_FILE}"
         ) from None
+    check_adapter_config(directory / CONFIG_FILE, config)
     # The adapter's own file has the path of the embedded model on the machine that it was trained on.
     trained_on = (saved_settings(directory) or saved_settings(directory.parent)).get("base_model")
     name = base_model or trained_on or str(config.get("base_model_name_or_path"))

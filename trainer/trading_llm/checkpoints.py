@@ -12,6 +12,7 @@ import yaml
 from trading_llm.errors import UsageError
 from trading_llm.processes import say
 from trading_llm.settings import LAST, TrainSettings
+from trading_llm.untrusted import check_checkpoint
 
 SETTINGS_FILE = "settings.yaml"
 
@@ -58,6 +59,7 @@ def resumed(settings: TrainSettings) -> tuple[TrainSettings, Path | None]:
         if _state(checkpoint) is None:
             raise UsageError(f"--resume: found {checkpoint}; allowed: a directory of a complete checkpoint, or nothing "
                              "for the newest one in --output-dir")  # fmt: skip
+    check_checkpoint(checkpoint)
     before = saved_settings(checkpoint.parent)
     now = _plain(settings)
     for name in MUST_BE_THE_SAME if before else ():

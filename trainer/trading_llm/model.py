@@ -44,10 +44,12 @@ def load_base(
         flash = cuda and name != EMBEDDED and dtype != torch.float32 and is_flash_attn_2_available()
         attention = "flash_attention_2" if flash else ""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             source,
             use_safetensors=True,
+            # Said, because without it transformers asks on the terminal whether to run a model's own code.
+            trust_remote_code=False,
             dtype=torch.float32 if name == EMBEDDED else dtype,
             quantization_config=_quantization_config(quantization, dtype),
             # bitsandbytes quantizes on the device that the model is to be on.

@@ -41,8 +41,8 @@ def dry_run(settings: TrainSettings) -> str:
     source = str(EMBEDDED_DIRECTORY) if settings.base_model == EMBEDDED else settings.base_model
     sources = read_sources(settings)
     try:
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise unloadable(settings.base_model, error) from None
     use_chat_template(tokenizer, settings.chat_template)

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
-from tornado.httputil import HTTPServerRequest
 
 from training_exporter.web.access import Access
+from training_exporter.web.messages import Request, Response, text
 from training_exporter.web.options import ServeOptions
-from training_exporter.web.server import HttpServer, Response, text
+from training_exporter.web.server import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class MetricsApp:
         self._interval: float | None = None
         self._scraped = threading.Condition()
 
-    def __call__(self, request: HTTPServerRequest) -> Response:
+    def __call__(self, request: Request) -> Response:
         if request.path not in {"/", "/metrics", "/-/healthy", "/-/ready"}:
             return text(404, "Not found. The metrics are at /metrics.\n")
         if request.method not in {"GET", "HEAD"}:
@@ -56,9 +56,9 @@ class MetricsApp:
             return Response(200, page.encode(), "text/html; charset=utf-8")
         return text(200, "OK\n")
 
-    def _metrics(self, request: HTTPServerRequest) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        names = frozenset(name.decode("utf-8", "replace") for name in request.query_arguments.get("name[]", ()))
+    def _metrics(self, request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        names = frozenset(request.arguments("name[]"))
         # Never compressed: that would cost the training's interpreter more than it saves on a page of a few kB.
         body = encode(_Named(self._registry, names) if names else self._registry)
         if request.method == "GET":

@@ -12,11 +12,15 @@ import sys
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from training_exporter import ports
 from training_exporter.stack import files
 from training_exporter.stack.errors import StackError
+
+if TYPE_CHECKING:
+    from training_exporter.stack.render import ScrapeSettings
 
 # option, default, meaning; the environment variable is the option in capitals.
 SETTINGS = (
@@ -31,6 +35,13 @@ SETTINGS = (
     ("smtp-require-tls", "", "true or false (default: true, but false for the local inbox)"),
     ("smtp-username", "", "user name at the SMTP server"),
     ("smtp-password-file", "", "file that holds the password"),
+    ("scrape-ca-file", "", "authority of the exporters' certificates; with any --scrape-... they are asked over https"),
+    ("scrape-cert-file", "", "certificate that Prometheus shows to exporters"),
+    ("scrape-key-file", "", "its key"),
+    ("scrape-server-name", "", "name in the exporters' certificates, where it is not the address that they announce"),
+    ("scrape-username", "", "user name at the exporters"),
+    ("scrape-password-file", "", "file that holds the password"),
+    ("scrape-bearer-token-file", "", "file that holds the exporters' token"),
     ("inbox-smtp", f"localhost:{ports.INBOX_SMTP}", "the inbox' SMTP address, to tell it from a real server"),
 )
 _DEFAULTS = {option: default for option, default, _ in SETTINGS}
@@ -87,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
                 alertmanager=setting["alertmanager"],
                 grafana_url=setting["grafana-url"],
                 runbooks_url=setting["inbox-url"].rstrip("/") + "/runbooks",
+                scrape=_scrape(setting, render.ScrapeSettings),
             ),
         )
         alertmanager = render.render_alertmanager(
@@ -133,6 +145,15 @@ class _Settings:
         if value not in _TRUE | _FALSE | {""}:
             raise StackError(f"{option.replace('-', '_').upper()}: found {value!r}, allowed: true or false")
         return value in _TRUE if value else default
+
+
+def _scrape(setting: _Settings, make: type[ScrapeSettings]) -> ScrapeSettings | None:
+    given: dict[str, Any] = {}
+    for option, _, _ in SETTINGS:
+        if option.startswith("scrape-") and setting[option]:
+            name = option.removeprefix("scrape-").replace("-", "_")
+            given[name] = Path(setting[option]) if name.endswith("_file") else setting[option]
+    return make(**given) if given else None
 
 
 def _write(path: Path, text: str) -> None:

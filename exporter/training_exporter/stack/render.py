@@ -24,6 +24,48 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(?P<port>\d{
 
 
 @dataclass(frozen=True)
+class ScrapeSettings:
+    """How Prometheus proves who it is to the exporters and they to it; with this, all of them are asked over https.
+
+    The paths are as Prometheus sees them, which reads the files itself at each scrape.
+    """
+
+    ca_file: Path | None = None  # default: the machine's own authorities
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    server_name: str = ""  # in the exporters' certificates, where it is not the announced address
+    username: str = ""
+    password_file: Path | None = None
+    bearer_token_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        for first, second in (("cert", "key"), ("password", "username")):
+            given = (self.cert_file, self.key_file) if first == "cert" else (self.password_file, self.username)
+            if bool(given[0]) != bool(given[1]):
+                raise StackError(f"{_option(first)} and {_option(second)} belong together: one is missing")
+        if self.username and self.bearer_token_file:
+            raise StackError(f"{_option('username')} and {_option('bearer_token')}: one of them, not both")
+        files = ("ca_file", "cert_file", "key_file", "password_file", "bearer_token_file")
+        for name in files:
+            path = getattr(self, name)
+            if path is not None and not read_secret(_option(name.removesuffix("_file")), path):
+                raise StackError(f"{_option(name.removesuffix('_file'))}: {path} is empty")
+
+    def apply(self, job: Values) -> None:
+        """Put it into a scrape job."""
+        tls = {
+            "ca_file": self.ca_file, "cert_file": self.cert_file, "key_file": self.key_file,
+            "server_name": self.server_name,
+        }  # fmt: skip
+        job["scheme"] = "https"
+        job["tls_config"] = {key: str(value) for key, value in tls.items() if value}
+        if self.username:
+            job["basic_auth"] = {"username": self.username, "password_file": str(self.password_file)}
+        if self.bearer_token_file:
+            job["authorization"] = {"type": "Bearer", "credentials_file": str(self.bearer_token_file)}
+
+
+@dataclass(frozen=True)
 class PrometheusSettings:
     """What differs between places. `root` holds `prometheus/` and `alerts/`."""
 
@@ -33,6 +75,7 @@ class PrometheusSettings:
     alertmanager: str  # host:port
     grafana_url: str
     runbooks_url: str
+    scrape: ScrapeSettings | None = None  # None: plain http, nothing to prove
 
     def __post_init__(self) -> None:
         check_address("Prometheus' address", self.address)
@@ -87,6 +130,8 @@ def render_prometheus(source: Path, settings: PrometheusSettings) -> str:
         config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [settings.alertmanager]}]}]
         jobs = {job["job_name"]: job for job in config["scrape_configs"]}
         jobs["training"]["file_sd_configs"] = [{"files": [str(settings.targets_dir / "*.json")]}]
+        if settings.scrape is not None:
+            settings.scrape.apply(jobs["training"])
         jobs["prometheus"]["static_configs"] = [{"targets": [settings.address]}]
         jobs["alertmanager"]["static_configs"] = [{"targets": [settings.alertmanager]}]
     except (KeyError, TypeError, AttributeError) as error:
@@ -159,6 +204,10 @@ def read_webhook_url(path: Path) -> str:
             "allowed: one line such as https://hooks.slack.com/services/..."
         ) from None
     return url
+
+
+def _option(name: str) -> str:
+    return f"--scrape-{name.replace('_', '-')}" + ("" if name in {"username", "server_name"} else "-file")
 
 
 def _check_mail_address(what: str, value: str) -> None:

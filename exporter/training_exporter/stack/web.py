@@ -13,11 +13,10 @@ from urllib.parse import parse_qs, unquote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
-from tornado.httputil import HTTPServerRequest
 
 from training_exporter.stack import mrkdwn
 from training_exporter.stack.messages import MAX_MESSAGE_BYTES, MalformedMessage, Message, Store, parse_slack
-from training_exporter.web.server import Response
+from training_exporter.web.messages import Request, Response
 
 _SLACK_COLOURS = {"good": "#2eb67d", "warning": "#ecb22e", "danger": "#e01e5a"}
 _HEX_COLOUR = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
@@ -64,7 +63,7 @@ class App:
         # Raw HTML in a runbook stays text; markdown-it refuses javascript: links by itself.
         self.markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
-    def __call__(self, request: HTTPServerRequest) -> Response:
+    def __call__(self, request: Request) -> Response:
         headers: dict[str, str] = {}
         try:
             status, content_type, body, headers = self._route(request)
@@ -79,7 +78,7 @@ class App:
         }
         return Response(status.value, body, content_type, tuple(more.items()))
 
-    def _route(self, request: HTTPServerRequest) -> tuple[HTTPStatus, str, bytes, dict[str, str]]:
+    def _route(self, request: Request) -> tuple[HTTPStatus, str, bytes, dict[str, str]]:
         # As a browser means it: %2e is a dot.
         path, method = unquote(request.path) or "/", request.method
         if path == "/slack":

@@ -10,7 +10,6 @@ import hmac
 import logging
 import os
 import secrets
-import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
@@ -72,8 +71,11 @@ class Access:
         if self._bcrypt is not None:
             self._bcrypt.shutdown(wait=False, cancel_futures=True)
 
-    async def verdict(self, authorization: str | None, certificate: dict[str, Any] | None) -> Verdict:
-        """Whether a request with this header and this verified certificate (as `getpeercert` has it) may pass."""
+    def verdict(
+        self, authorization: str | None, certificate: dict[str, Any] | None
+    ) -> Verdict | asyncio.Future[Verdict]:
+        """Whether a request with this header and this verified certificate (as `getpeercert` has it) may pass; later,
+        where bcrypt has to be asked."""
         config = self.config
         if config.client_allowed_sans and not config.client_allowed_sans & _names(certificate):
             return Verdict.FORBIDDEN
@@ -84,10 +86,10 @@ class Access:
             good = hmac.compare_digest(_digest(value.strip().encode()), _digest(config.bearer_token))
             return Verdict.ALLOWED if good else Verdict.UNKNOWN
         if scheme.lower() == "basic" and config.users:
-            return await self._password(value.strip(), config)
+            return self._password(value.strip(), config)
         return Verdict.UNKNOWN
 
-    async def _password(self, encoded: str, config: WebConfig) -> Verdict:
+    def _password(self, encoded: str, config: WebConfig) -> Verdict | asyncio.Future[Verdict]:
         try:
             user, colon, password = base64.b64decode(encoded, validate=True).partition(b":")
         except (binascii.Error, ValueError):
@@ -103,6 +105,9 @@ class Access:
         if self._waiting >= MAX_WAITING:
             return Verdict.BUSY
         self._waiting += 1
+        return asyncio.ensure_future(self._ask_bcrypt(password, hashed, mark))
+
+    async def _ask_bcrypt(self, password: bytes, hashed: bytes | None, mark: bytes) -> Verdict:
         try:
             loop = asyncio.get_running_loop()
             good = await loop.run_in_executor(self._bcrypt, bcrypt.checkpw, password, hashed or _NOBODY)
@@ -147,8 +152,3 @@ def _digest(data: bytes) -> bytes:
 
 def _names(certificate: dict[str, Any] | None) -> set[str]:
     return {str(name) for _, name in (certificate or {}).get("subjectAltName", ())}
-
-
-def certificate_of(connection: object) -> dict[str, Any] | None:
-    """The verified certificate of the peer of an `ssl.SSLSocket`; None for none."""
-    return connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
