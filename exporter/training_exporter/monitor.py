@@ -28,6 +28,7 @@ from training_exporter.history import taken_up
 from training_exporter.profile import Profile, to_yaml
 from training_exporter.profile import default as default_profile
 from training_exporter.profile import load as load_profile
+from training_exporter.redaction import redacted
 from training_exporter.sinks.collectors import Collect
 from training_exporter.sinks.endpoint import Endpoint
 from training_exporter.sinks.server import MetricsServer
@@ -150,6 +151,8 @@ class Monitor:
             event = dataclasses.replace(event, run=self.run)
             with self.guard("history"):
                 self._take_up(event)
+        with self.guard("redaction"):
+            event = redacted(event)
         with self.guard("state"), self._lock:
             self.state.apply(event)
         if self._journal is not None:

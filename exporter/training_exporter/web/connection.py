@@ -190,9 +190,7 @@ class Connection(asyncio.Protocol):
     def _write(self, response: Response, last: bool = False) -> None:
         """Send an answer; then close (`last`, or the peer wants it), or go on with the next request."""
         transport = self._transport
-        if transport is None or (
-            self._http.our_state is not h11.SEND_RESPONSE and self._http.our_state is not h11.IDLE
-        ):
+        if transport is None or not self._may_answer:
             self.abort()  # nothing that could be answered
             return
         headers = [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
