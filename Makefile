@@ -17,13 +17,14 @@ demo: setup
 test: setup $(TOOLS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-## Style, types, generated files.
+## Style, types, generated files, known vulnerabilities.
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m training_exporter.reference --check docs/metrics.md
 	$(BIN)/python grafana/generate.py --check
+	$(BIN)/python .ci/audit
 
 format: setup
 	$(BIN)/ruff check --fix .
