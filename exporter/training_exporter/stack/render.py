@@ -185,7 +185,7 @@ def read_secret(what: str, path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except PermissionError:
         raise StackError(
-            f"{what}: {path} cannot be read by user {os.geteuid()}, as which Alertmanager runs; "
+            f"{what}: {path} cannot be read by user {os.geteuid()}, as which the server runs; "
             "let that user read the file (chmod 644, in a folder that only you can enter)"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
