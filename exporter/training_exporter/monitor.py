@@ -80,7 +80,7 @@ class Monitor:
         supervisor = link.connect() if serve else None
         if supervisor is not None:
             self._welcome = supervisor[1]
-            run = self._welcome.run if self._welcome.insists else run or self._welcome.run
+            run = self._welcome.run or run
         self.run = run or run_name(output_dir)
         if profile is not None and not isinstance(profile, Profile):
             profile = load_profile(Path(profile))

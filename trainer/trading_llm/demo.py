@@ -146,6 +146,8 @@ class Demo:
     def _start_trainer(self, stack: Stack, servers: Servers) -> Child:
         command = [sys.executable, "-m", "trading_llm.train_llm", "train"]
         command += ["--output-dir", str(self.model), "--run-name", self.work.name]
+        if self.sign != "run_vanished":  # below a supervisor no run vanishes: it is there to say how it ended
+            command = [sys.executable, "-m", "training_exporter.cli", "run", "--", *command]
         command += ["--inject", self.inject] if self.inject else []
         return stack.start("trainer", command + self.train_options, environment=_environment(servers))
 

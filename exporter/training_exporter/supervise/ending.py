@@ -99,7 +99,7 @@ def ending_of(returncode: int, asked: int | None, kills: tuple[int, bool], *, be
     own_fault = _OWN_FAULTS.get(number) if name else None
     killed, here = kills
     if killed and status != 0:
-        where = "in its control group" if here else "on this machine, perhaps of this command"
+        where = "in its control group" if here else "on this machine, perhaps of it"
         if number == signal.SIGKILL and here:
             return Ending("failed", f"out of memory on the host: the kernel's OOM killer ended it, {told}")
         return Ending("failed", f"{told}; the kernel's OOM killer has killed {killed} process(es) {where}")

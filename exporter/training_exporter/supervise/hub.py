@@ -38,8 +38,8 @@ MOST_OF_THE_PAST = 20
 class Hub:
     """The runs of one command. Thread-safe.
 
-    `run` is what the command's run is called where it gives itself no name; `named`: a person has given it, so that it
-    counts more than the command's own. `path` is the socket's, None: no monitor can report.
+    `run` is what the command is called as long as no monitor in it has spoken; `named`: a person has given it, so that
+    it goes before what the monitor calls its run. `path` is the socket's, None: no monitor can report.
     """
 
     def __init__(self, path: Path | None, run: str, *, named: bool) -> None:
@@ -205,12 +205,12 @@ class Hub:
                         run.connected = False
 
     def _welcome(self) -> Welcome:
-        """The name goes to the first run, and again to one that does what that one did not bring to its end."""
+        """A name that a person gave goes to the first run, and to the next that tries what that one did not end."""
         with self._lock:
             before = [run for run in self._runs if run.run == self._run]
             free = all(not run.alive and run.state.state != "completed" for run in before)
             first = not self._runs or bool(before)
-            return Welcome(self._url, self._run if free and first else None, self._named and free and first)
+            return Welcome(self._url, self._run if self._named and free and first else None)
 
     def _begin(self, hello: Hello) -> WatchedRun:
         run = WatchedRun(hello.run, self._command.state.start_time or time.time(), hello)

@@ -23,11 +23,10 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True)
 class Welcome:
-    """`url` is the page that will show the run, `run` a name for it (None: its own), to be taken if it `insists`."""
+    """`url` is the page that will show the run; `run` its name, None: the one that it gives itself."""
 
     url: str
     run: str | None
-    insists: bool
 
 
 @dataclass(frozen=True)
