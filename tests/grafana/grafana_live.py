@@ -107,7 +107,7 @@ def record(directory: Path) -> Iterator[Recording]:
         gpu = [sys.executable, "-m", "training_exporter.cli", "gpu", "--replay", "healthy", "--port", "0"]
         stack.start("gpu", [*gpu, "--targets-dir", str(targets)])
         recording = Recording(url, began=time.time())
-        live = grafana_runs.train(stack, directory, targets, LIVE, 1000)  # does not end before us
+        live = grafana_runs.train(stack, directory, targets, LIVE, 1000, supervised=True)  # outlasts us
         crashed = grafana_runs.train(stack, directory, targets, CRASHED, 12, "--inject", "run_vanished@0.8")
         monitors = {
             run: Monitor(run, port=0, gpu=False, targets_dir=targets, linger_seconds=3.0) for run in (HEALTHY, BROKEN)

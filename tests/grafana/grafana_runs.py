@@ -101,9 +101,22 @@ def backfill(run: str, start: float, folder: Path, data: Path) -> None:
     assert main(["backfill", str(journal), "--data-dir", str(data), "--create", "--rules"]) == 0
 
 
-def train(stack: Stack, folder: Path, targets: Path, run: str, steps: int, *options: str) -> Child:
+def train(
+    stack: Stack, folder: Path, targets: Path, run: str, steps: int, *options: str, supervised: bool = False
+) -> Child:
     """A real training of the embedded model in a process of its own, its files below `folder`."""
-    command = [sys.executable, "-m", "trading_llm.train_llm", "train", "--run-name", run, "--metrics-port", "0"]
+    supervisor = [sys.executable, "-m", "training_exporter.cli", "run", "--port", "0", "--"] if supervised else []
+    command = [
+        *supervisor,
+        sys.executable,
+        "-m",
+        "trading_llm.train_llm",
+        "train",
+        "--run-name",
+        run,
+        "--metrics-port",
+        "0",
+    ]
     command += ["--num-epochs", f"{steps * STEP_EPOCHS:g}", "--eval-steps", "4", "--save-steps", "4", "--threads", "1"]
     # After a few steps a model writes what TextQuality is there for; the played run has texts.
     command += ["--output-dir", str(folder / "models" / run), "--quality-prompts", "0", *options]

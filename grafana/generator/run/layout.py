@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from generator import family
 from generator.model import Dashboard, Panel, Row
-from generator.run import charts, events, learning_signals, pace_signals, tables, tiles, validation_signals
+from generator.run import charts, events, learning_signals, pace_signals, process, tables, tiles, validation_signals
 from generator.style import Grid
 
 #: What the alerts look at, three to a line, by panel id.
@@ -79,6 +79,9 @@ def dashboard() -> Dashboard:
             *_in_lines(LEARNING, 34),
             Row(49, "What the alerts about pace, saving and errors look at", 62),
             *_in_lines(PACE, 63),
+            Row(60, "Its processes on the host (below training-exporter run)", 84),
+            process.host_memory(61, (0, 85, 12, 7)),
+            process.processors(62, (12, 85, 12, 7)),
         ],
         [family.DATA_SOURCE, family.ONE_RUN, family.STARTED, family.runbooks()],
         [family.whole_run(family.RUN_DETAIL), family.RELATED],
