@@ -12,7 +12,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, ClassVar
+
+from training_exporter.errors import shown
 
 #: Phases of a run, in the order of a normal life; the last three are final.
 STATES = ("starting", "training", "evaluating", "saving", "completed", "failed", "interrupted")
@@ -25,6 +28,10 @@ TEXT_STAGES = ("early", "middle", "final")
 
 #: Processes of a job that are told apart: each is a series.
 MAX_RANKS = 1024
+#: Prometheus' float64 is exact up to here, and no foreign file brings a number of a million digits.
+MAX_INTEGER = 2**53
+#: Unix seconds of the year 5138: what is beyond was meant as something else.
+MAX_TIME = 1e11
 
 
 class InvalidEvent(ValueError):
@@ -243,12 +250,20 @@ def to_record(event: Event) -> dict[str, Any]:
         value = getattr(event, name)
         if value is None:
             continue
-        if isinstance(value, float) and not math.isfinite(value):
-            value = "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+        if isinstance(value, float):
+            value = _number_record(value)
         elif isinstance(value, tuple):
-            value = [dataclasses.asdict(part) if isinstance(part, TextSample) else part for part in value]
+            value = [_number_record(p) if isinstance(p, float) else _part_record(p) for p in value]
         record[name] = value
     return record
+
+
+def _number_record(value: float) -> float | str:
+    return value if math.isfinite(value) else "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+
+
+def _part_record(part: object) -> object:
+    return dataclasses.asdict(part) if isinstance(part, TextSample) else part
 
 
 _CHOICES: dict[type[Event], dict[str, tuple[str, ...]]] = {
@@ -270,62 +285,120 @@ def from_record(record: object) -> Event:
     kind = record.get("event")
     cls = EVENT_TYPES.get(kind) if isinstance(kind, str) else None
     if cls is None:
-        raise InvalidEvent(f"key 'event': found {kind!r}, allowed: {', '.join(EVENT_TYPES)}")
+        raise InvalidEvent(f"key 'event': found {shown(kind)}, allowed: {', '.join(EVENT_TYPES)}")
     values: dict[str, Any] = {}
     for f in dataclasses.fields(cls):
         if f.name in record:
-            values[f.name] = _checked(f.name, str(f.type), record[f.name])
+            values[f.name] = _checked(cls, f.name, str(f.type), record[f.name])
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise InvalidEvent(f"event {kind!r}: key {f.name!r} is missing")
-    for key, allowed in _CHOICES.get(cls, {}).items():
-        if values[key] not in allowed:
-            raise InvalidEvent(f"key {key!r}: found {values[key]!r}, allowed: {', '.join(allowed)}")
     return cls(**values)
 
 
-def _checked(name: str, annotation: str, value: Any) -> Any:
-    """`value` if it fits the field's annotation, else InvalidEvent."""
-    if annotation == "Mapping[str, float]":
-        if isinstance(value, dict) and all(_is_ratio(score) for score in value.values()):
-            return {key: float(score) for key, score in value.items()}
-        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: an object of numbers from 0 to 1")
-    if annotation.startswith("tuple[TextSample"):
-        if isinstance(value, list) and all(_is_sample(sample) for sample in value):
-            return tuple(TextSample(sample["prompt"], sample["text"]) for sample in value)
-        raise InvalidEvent(
-            f"key {name!r}: found {value!r}, allowed: a list of objects with the strings prompt and text"
+#: By event: name, plain type (None: looked at more closely), whether it may be absent, and the words allowed.
+_PLAIN: dict[type[Event], list[tuple[str, type | None, bool, tuple[str, ...] | None]]] = {
+    cls: [
+        (
+            f.name,
+            {"float": float, "int": int, "str": str}.get(str(f.type).removesuffix(" | None")),
+            str(f.type).endswith("None"),
+            _CHOICES.get(cls, {}).get(f.name),
         )
-    if annotation.startswith("Mapping"):
-        if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
-            return value
-        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: an object of strings")
+        for f in dataclasses.fields(cls)
+    ]
+    for cls in EVENT_TYPES.values()
+}
+
+
+def checked(event: Event) -> Event:
+    """`event` as it comes back from a journal: the same one, or one that has plain numbers where these are NumPy's.
+
+    Raises InvalidEvent for one that no journal could hold. Takes about a microsecond.
+    """
+    cls = type(event)
+    if cls not in _PLAIN:
+        raise InvalidEvent(f"found {shown(event)}, allowed: the events of {__name__}")
+    for name, plain, optional, allowed in _PLAIN[cls]:
+        value: Any = getattr(event, name)
+        kind: type = type(value)
+        if value is None and optional:
+            continue
+        if (
+            kind is not plain
+            or (plain is int and not 0 <= value <= MAX_INTEGER)
+            or (allowed is not None and value not in allowed)
+            or (name == "time" and not 0 <= value < MAX_TIME)
+        ):
+            break
+    else:
+        return event
+    values = {f.name: _checked(cls, f.name, str(f.type), getattr(event, f.name)) for f in dataclasses.fields(cls)}
+    return cls(**values)
+
+
+def _checked(cls: type[Event], name: str, annotation: str, value: Any) -> Any:
+    """`value` in the type of the field, from JSON or from a caller, if it fits; else InvalidEvent."""
+
+    def refused(allowed: str) -> InvalidEvent:
+        return InvalidEvent(f"key {name!r}: found {shown(value)}, allowed: {allowed}")
+
     if value is None and annotation.endswith("None"):
         return None
+    if annotation == "Mapping[str, float]":
+        if isinstance(value, Mapping) and all(isinstance(k, str) and _is_ratio(v) for k, v in value.items()):
+            return {key: float(score) for key, score in value.items()}
+        raise refused("an object of numbers from 0 to 1")
+    if annotation.startswith("Mapping"):
+        if isinstance(value, Mapping) and all(isinstance(v, str | Real) for v in value.values()):
+            return {str(key): str(each) for key, each in value.items()}
+        raise refused("an object of strings")
+    if annotation.startswith("tuple[TextSample"):
+        if isinstance(value, list | tuple) and all(map(_is_sample, value)):
+            return tuple(each if isinstance(each, TextSample) else TextSample(**_texts(each)) for each in value)
+        raise refused("a list of objects with the strings prompt and text")
     if annotation.startswith("tuple[float"):
         if isinstance(value, list | tuple) and len(value) <= MAX_RANKS:
-            return tuple(_checked(name, "float", part) for part in value)
-        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: at most {MAX_RANKS} numbers")
+            return tuple(_checked(cls, name, "float", part) for part in value)
+        raise refused(f"at most {MAX_RANKS} numbers")
     if annotation.startswith("str"):
-        if isinstance(value, str):
-            return value
-        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: a string")
+        allowed = _CHOICES.get(cls, {}).get(name)
+        if isinstance(value, str) and (allowed is None or value in allowed):
+            return str(value)
+        raise refused("a string" if allowed is None else ", ".join(allowed))
     if annotation.startswith("int"):
-        # Bounded as Prometheus' float64 is exact, and so that a foreign file cannot bring a number of a million digits.
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53:
-            return value
-        raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: an integer")
-    if isinstance(value, str) and value in _NUMBERS:
-        value = _NUMBERS[value]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if name == "time" and not 0 <= value < 1e11:
-            raise InvalidEvent(f"key 'time': found {value!r}, allowed: Unix seconds")
-        return float(value)
-    raise InvalidEvent(f"key {name!r}: found {value!r}, allowed: a number")
+        number = _number(value)
+        if isinstance(number, int) and 0 <= number <= MAX_INTEGER:
+            return number
+        raise refused("an integer from 0 to 2^53")
+    number = _number(_NUMBERS.get(value, value) if isinstance(value, str) else value)
+    if number is None:
+        raise refused("a number")
+    if name == "time" and not 0 <= number < MAX_TIME:
+        raise refused("Unix seconds")
+    try:
+        return float(number)
+    except OverflowError:
+        raise refused("a number up to 1e308") from None
+
+
+def _number(value: object) -> int | float | None:
+    """The plain number that `value` is, also where it is NumPy's; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else None
 
 
 def _is_ratio(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    number = _number(value)
+    return number is not None and 0 <= number <= 1
 
 
 def _is_sample(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("prompt"), str) and isinstance(value.get("text"), str)
+    texts = dataclasses.asdict(value) if isinstance(value, TextSample) else value
+    return isinstance(texts, dict) and all(isinstance(texts.get(key), str) for key in ("prompt", "text"))
+
+
+def _texts(sample: Mapping[str, str]) -> dict[str, str]:
+    return {key: sample[key] for key in ("prompt", "text")}

@@ -15,8 +15,10 @@ from prometheus_client import Metric
 
 from training_exporter._version import __version__
 from training_exporter.events import STATES
+from training_exporter.labels import clip
 from training_exporter.profile import Band, Curve, Profile
 from training_exporter.signals import LossSignals
+from training_exporter.signals.text import MAX_TEXT
 from training_exporter.state import Histogram, RunState
 
 Source = TypeVar("Source")
@@ -28,7 +30,10 @@ Reading = float | None | Mapping[tuple[str, ...], float] | Histogram | tuple[flo
 
 @dataclass(frozen=True)
 class Family(Generic[Source]):
-    """One metric family. `labels` are those beside the ones that the source adds to every sample (`run`)."""
+    """One metric family. `labels` are those beside the ones that the source adds to every sample (`run`).
+
+    Label values may be any text: what a label cannot carry is cut (`training_exporter.labels`).
+    """
 
     name: str
     type: MetricType
@@ -67,7 +72,8 @@ class Family(Generic[Source]):
             metric.add_sample(self.name + "_count", dict(common), count)
         elif isinstance(reading, Mapping):
             for values, value in reading.items():
-                metric.add_sample(self.name, {**common, **dict(zip(self.labels, values, strict=True))}, value)
+                own = {name: clip(text, MAX_TEXT) for name, text in zip(self.labels, values, strict=True)}
+                metric.add_sample(self.name, {**common, **own}, value)
         else:
             metric.add_sample(self.name, dict(common), reading)
         return metric if metric.samples else None
@@ -95,14 +101,12 @@ SETTINGS = (
     "git_commit",
 )
 
-_MAX_LABEL = 200  # characters: a setting is free text, and Prometheus keeps it in memory for every series
-
 
 def _run_info(s: RunState) -> Reading:
     if s.run is None:
         return None
     settings = s.settings.get
-    return {tuple([settings(key, "")[:_MAX_LABEL] for key in SETTINGS]): 1.0}
+    return {tuple([clip(settings(key, "")) for key in SETTINGS]): 1.0}
 
 
 _NO_STATE: dict[tuple[str, ...], float] = {(state,): 0.0 for state in STATES}
@@ -247,7 +251,7 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         "llm_training_end_info",
         "info",
         "Why the run ended, in one line, where it says so; the value is always 1.",
-        lambda s: {(s.end_reason[:_MAX_LABEL],): 1.0} if s.end_time is not None and s.end_reason else None,
+        lambda s: {(clip(s.end_reason),): 1.0} if s.end_time is not None and s.end_reason else None,
         ("reason",),
     ),
     # How it learns
@@ -323,7 +327,7 @@ RUN_FAMILIES: tuple[Family[RunState], ...] = (
         "gauge",
         "Time that each process of a distributed job spent on its own work in a recent step: waiting for data and "
         "forward passes. A straggler's is longer than the others'; they wait for it in the rest of the step.",
-        lambda s: {(str(rank),): seconds for rank, seconds in enumerate(s.rank_seconds)},
+        lambda s: {(str(rank),): seconds for rank, seconds in enumerate(s.rank_seconds) if seconds is not None},
         ("rank",),
     ),
     Family(
@@ -601,6 +605,9 @@ class MonitorFigures(Protocol):
     @property
     def dropped_events(self) -> int: ...
 
+    @property
+    def waiting_events(self) -> int: ...
+
 
 MONITOR_FAMILIES: tuple[Family[MonitorFigures], ...] = (
     Family(
@@ -622,5 +629,11 @@ MONITOR_FAMILIES: tuple[Family[MonitorFigures], ...] = (
         "counter",
         "Events that could not be written to the journal.",
         lambda m: m.dropped_events,
+    ),
+    Family(
+        "training_exporter_journal_waiting_events",
+        "gauge",
+        "Events that wait in memory because the journal's disk does not take them; lost when the process is killed.",
+        lambda m: m.waiting_events,
     ),
 )

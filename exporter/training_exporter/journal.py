@@ -7,16 +7,17 @@ training loop; each event is handed to the kernel as soon as it comes, so that a
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
-from training_exporter.events import Event, InvalidEvent, RunEnded, RunStarted, from_record, to_record
+from training_exporter.event_writer import EventWriter, lines_of
+from training_exporter.events import Event, InvalidEvent, RunEnded, RunStarted, from_record
 
 JOURNAL_NAME = "journal.jsonl"
 
@@ -26,8 +27,15 @@ _STARTED = json.dumps(RunStarted.kind).encode()
 #: Bytes at the end of a journal in which the end of its run is looked for.
 _TAIL = 1 << 18
 
-#: Events that may wait for the disk before further ones are dropped (and counted): about 4 MB of memory.
-QUEUE_LIMIT = 20_000
+#: Bytes that may wait for a disk that takes nothing, before further events are dropped (and counted): those of a few
+#: hours of training.
+BACKLOG_LIMIT = 16 << 20
+
+#: Bytes of a line; a longer one is none of a journal, and is not taken into memory.
+LINE_LIMIT = 4 << 20
+
+#: What a full disk answers. After anything else (a network share that has gone) the file is opened again.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +66,13 @@ def read(path: Path, skipped: Skipped | None = None) -> Iterator[Event]:
     known = False
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in _lines(file):
                 if not line.strip():
                     continue
                 try:
-                    event = from_record(json.loads(line))
-                except (ValueError, RecursionError) as error:
-                    what = str(error) if isinstance(error, InvalidEvent) else f"not JSON: {line[:60]!r}"
+                    event = _parsed(line)
+                except InvalidEvent as error:
+                    what = str(error)
                     if not known:
                         raise JournalError(f"{path}: line {number}: no event of a journal: {what}") from None
                     if skipped is not None:
@@ -76,6 +84,26 @@ def read(path: Path, skipped: Skipped | None = None) -> Iterator[Event]:
         raise JournalError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Each line and its number; of one that is too long its first LINE_LIMIT bytes."""
+    number = 0
+    while line := file.readline(LINE_LIMIT):
+        number += 1
+        yield number, line
+        while not line.endswith(b"\n") and (line := file.readline(LINE_LIMIT)):
+            pass
+
+
+def _parsed(line: bytes) -> Event:
+    if len(line) >= LINE_LIMIT:
+        raise InvalidEvent(f"found {LINE_LIMIT} bytes or more, allowed: a line of fewer")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InvalidEvent(f"not JSON: {line[:60]!r}") from None
+    return from_record(record)
+
+
 def starts(path: Path) -> list[RunStarted]:
     """Each time that a process took up the run, in order; none where there is no journal to read.
 
@@ -83,10 +111,10 @@ def starts(path: Path) -> list[RunStarted]:
     """
     found = []
     with contextlib.suppress(OSError), path.open("rb") as file:
-        for line in file:
+        for _, line in _lines(file):
             if _STARTED in line:
-                with contextlib.suppress(ValueError, RecursionError):
-                    event = from_record(json.loads(line))
+                with contextlib.suppress(InvalidEvent):
+                    event = _parsed(line)
                     if isinstance(event, RunStarted):
                         found.append(event)
     return found
@@ -97,9 +125,9 @@ def ending(path: Path) -> RunEnded | None:
     found = None
     with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-        for line in file:
-            with contextlib.suppress(ValueError, RecursionError):
-                event = from_record(json.loads(line))
+        for _, line in _lines(file):
+            with contextlib.suppress(InvalidEvent):
+                event = _parsed(line)
                 if isinstance(event, RunEnded):
                     found = event
                 elif isinstance(event, RunStarted):
@@ -113,122 +141,100 @@ def make_room(path: Path, run: str) -> None:
     previous = before[-1].run if before else None
     if not path.exists() or previous == run:
         return
-    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in previous or "unreadable")[:100]
+    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in previous or "unreadable")
+    stem = stem.encode()[:100].decode(errors="ignore")  # a file's name has 255 bytes at most
     target, number = path.with_name(f"journal.{stem}.jsonl"), 2
     while target.exists():
         target, number = path.with_name(f"journal.{stem}.{number}.jsonl"), number + 1
     path.rename(target)
 
 
-class EventWriter:
-    """Hands events on from a thread of its own.
-
-    `put` never blocks and never raises. When `_write` raises, `on_problem` hears of it once, and it is tried again with
-    the next event; what could not be handed on is counted in `dropped`.
-    """
-
-    #: What a message about a problem calls this.
-    name: str
-
-    def __init__(self, on_problem: Callable[[str], None] = log.warning) -> None:
-        self.dropped = 0
-        self._on_problem = on_problem
-        self._complained = False
-        self._queue: queue.SimpleQueue[Event | threading.Event | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
-        self._thread.start()
-
-    def put(self, event: Event) -> None:
-        if self._queue.qsize() < QUEUE_LIMIT:
-            self._queue.put(event)
-        else:
-            self.dropped += 1
-
-    def flush(self, timeout: float = 5.0) -> None:
-        """Have what is waiting written, for at most `timeout` seconds."""
-        written = threading.Event()
-        self._queue.put(written)
-        written.wait(timeout)
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Write what is waiting, for at most `timeout` seconds."""
-        self._queue.put(None)
-        self._thread.join(timeout)
-
-    def _write(self, batch: list[Event]) -> None:
-        """Hand on the events, which are at least one. May raise."""
-        raise NotImplementedError
-
-    def _release(self) -> None:
-        """Nothing comes any more."""
-
-    def _run(self) -> None:
-        closing = False
-        while not closing:
-            batch, flushed, closing = self._next_batch()
-            try:
-                if batch:
-                    self._write(batch)
-            except Exception as error:
-                self.dropped += len(batch)
-                if not self._complained:
-                    self._complained = True
-                    self._on_problem(f"{self.name}: cannot be written: {error}; trying again with each event")
-            if flushed is not None:
-                flushed.set()
-        self._release()
-
-    def _next_batch(self) -> tuple[list[Event], threading.Event | None, bool]:
-        """All that has come meanwhile, for one write, who waits for it, and whether `close` was called.
-
-        Waits for the first event.
-        """
-        batch: list[Event] = []
-        item = self._queue.get()
-        while item is not None:
-            if isinstance(item, threading.Event):
-                return batch, item, False
-            batch.append(item)
-            if len(batch) >= 1000:
-                return batch, None, False
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, None, False
-        return batch, None, True
-
-
-def lines_of(events: Iterable[Event]) -> bytes:
-    """Events as a journal has them, one line each."""
-    return "".join(json.dumps(to_record(event), allow_nan=False) + "\n" for event in events).encode()
-
-
 class JournalWriter(EventWriter):
-    """Appends events to a journal file. What could not be written is counted in `dropped`."""
+    """Appends events to a journal file.
+
+    While the disk refuses, what comes is kept in memory and written once there is room: tried with each event, and at
+    the end. `on_problem` hears of it once. What could not be kept, or was still unwritten at the end, is counted in
+    `dropped`.
+    """
 
     def __init__(self, path: Path, on_problem: Callable[[str], None] = log.warning) -> None:
         self.path = path
         self.name = f"journal {path}"
-        self._torn = False
         self._file: int | None = None
+        #: Whole lines that the file has not yet, and how many bytes of the first one it has.
+        self._backlog = bytearray()
+        self._begun = 0
         super().__init__(on_problem)
 
-    def _release(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
+    @property
+    def waiting(self) -> int:
+        """Events that a disk would not take so far."""
+        return self._backlog.count(b"\n")
 
     def _write(self, batch: list[Event]) -> None:
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            size = os.fstat(self._file).st_size
-            self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
-        data = lines_of(batch)
-        if self._torn:
-            data = b"\n" + data
-        written = 0
+        for event in batch:
+            self._encode(event)
         try:
-            while written < len(data):
-                written += os.write(self._file, data[written:])
+            self._hand_over()
+        except Exception as error:
+            if not isinstance(error, OSError) or error.errno not in _FULL:
+                self._close_file()
+            what = error.strerror if isinstance(error, OSError) else error
+            self._complain(f"cannot be written: {what}; events wait in memory until it can be")
+
+    def _release(self) -> None:
+        self._write([])
+        self._close_file()
+        if self._backlog:
+            log.warning("%s: its last %d events could not be written", self.name, self.waiting)
+            self.dropped += self.waiting
+
+    def _encode(self, event: Event) -> None:
+        """Put the event's line into the backlog, if it is one and there is room; else count it."""
+        try:
+            line = lines_of([event])
+        except Exception as error:
+            self.dropped += 1
+            self._complain(f"an event cannot be written: {error}")
+            return
+        if len(line) >= LINE_LIMIT:
+            self.dropped += 1
+            self._complain(f"an event cannot be written: found {len(line)} bytes, allowed: fewer than {LINE_LIMIT}")
+        elif len(self._backlog) + len(line) > BACKLOG_LIMIT:
+            self.dropped += 1
+        else:
+            self._backlog += line
+
+    def _hand_over(self) -> None:
+        """Hand the backlog to the kernel. Raises OSError with what could not be handed over still in it."""
+        if not self._backlog:
+            return
+        if self._file is None:
+            self._file, self._begun = self._opened(), 0
+        try:
+            while self._begun < len(self._backlog):
+                with memoryview(self._backlog) as view:
+                    self._begun += os.write(self._file, view[self._begun :])
         finally:
-            self._torn = 0 < written < len(data) or (written == 0 and self._torn)
+            done = self._backlog.rfind(b"\n", 0, self._begun) + 1
+            del self._backlog[:done]
+            self._begun -= done
+
+    def _opened(self) -> int:
+        """The file, with its last line ended: another process, or this one before, may have left it torn."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            size = os.fstat(file).st_size
+            if size > 0 and os.pread(file, 1, size - 1) != b"\n":
+                os.write(file, b"\n")
+        except OSError:
+            os.close(file)
+            raise
+        return file
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+            self._file = None

@@ -21,10 +21,11 @@ from prometheus_client import Metric
 
 from training_exporter import journal, ports
 from training_exporter._version import __version__
-from training_exporter.events import FINAL_STATES, Event, RunEnded, RunStarted
+from training_exporter.events import FINAL_STATES, Event, RunEnded, RunStarted, checked
 from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES, collect
 from training_exporter.gpu import GpuCollector, open_gpu_collector
 from training_exporter.history import taken_up
+from training_exporter.labels import run_label
 from training_exporter.profile import Profile, to_yaml
 from training_exporter.profile import default as default_profile
 from training_exporter.profile import load as load_profile
@@ -51,7 +52,8 @@ def run_name(output_dir: str | os.PathLike[str] | None, now: float | None = None
 class Monitor:
     """Watches one run.
 
-    `run` is the label that all its series carry. With `output_dir` every event goes to `<output_dir>/journal.jsonl`.
+    `run` is the name that all its series carry as a label, cut where it is too long for one. With `output_dir` every
+    event goes to `<output_dir>/journal.jsonl`.
     `port` None serves on the usual port or the next free one, a number demands that port (PortTaken when it is not to
     be had), 0 takes any; `serve=False` serves none. `targets_dir` (or TRAINING_EXPORTER_TARGETS_DIR) announces the
     address to Prometheus. `web_config` (or TRAINING_EXPORTER_WEB_CONFIG) is a file with TLS and passwords, as
@@ -82,6 +84,7 @@ class Monitor:
             self._welcome = supervisor[1]
             run = self._welcome.run or run
         self.run = run or run_name(output_dir)
+        self.label = run_label(self.run)
         if profile is not None and not isinstance(profile, Profile):
             profile = load_profile(Path(profile))
         self.state = RunState(profile)
@@ -103,7 +106,7 @@ class Monitor:
                     sources.append(("gpu", self.gpu))
 
         def serve_here() -> None:
-            title = f"training-exporter {__version__}: run {self.run}"
+            title = f"training-exporter {__version__}: run {self.label}"
             options = ServeOptions(host, port, web_config, targets_dir)
             self._endpoint = Endpoint(sources, lambda: title, options, ports.RUN_METRICS)
             with self.guard("targets"):
@@ -144,8 +147,14 @@ class Monitor:
     def emit(self, event: Event) -> None:
         """Take an event. Never raises, never waits for a disk, a network or a device.
 
-        But for the first event of a process that takes up a run: its past is read from its journal.
+        But for the first event of a process that takes up a run: its past is read from its journal. An event that
+        says what none can say (a word for a number, a step below 0) is counted among the errors and goes nowhere.
         """
+        with self.guard("event"):
+            event = checked(event)
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             # The name that the supervisor gave, if it gave one.
             event = dataclasses.replace(event, run=self.run)
@@ -228,11 +237,11 @@ class Monitor:
         return link.SupervisorLink(connection, hello, self._figures, take_over)
 
     def _figures(self) -> protocol.Figures:
-        return protocol.Figures(dict(self.errors), self.dropped_events)
+        return protocol.Figures(dict(self.errors), self.dropped_events, self.waiting_events)
 
     def _collect_run(self) -> Iterator[Metric]:
         with self._lock:
-            metrics = list(collect(RUN_FAMILIES, self.state, {"run": self.run}))
+            metrics = list(collect(RUN_FAMILIES, self.state, {"run": self.label}))
         return iter(metrics)
 
     def _collect_exporter(self) -> Iterator[Metric]:
@@ -242,6 +251,11 @@ class Monitor:
     def dropped_events(self) -> int:
         """Events that could not be written to the journal."""
         return self._journal.dropped if self._journal else 0
+
+    @property
+    def waiting_events(self) -> int:
+        """Events that wait in memory for the journal's disk to take them."""
+        return self._journal.waiting if self._journal else 0
 
 
 class Guard:

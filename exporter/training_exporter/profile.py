@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from training_exporter import yaml_file
+from training_exporter.errors import shown
 from training_exporter.events import TEXT_STAGES
 
 DEFAULT = Path(__file__).parent / "profiles" / "default.yaml"
@@ -103,21 +105,10 @@ def default() -> Profile:
 
 def _read(path: Path, base: Profile | None) -> Profile:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ProfileError(f"{path}: not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise ProfileError(
-            f"{path}: {where}not YAML: {getattr(error, 'problem', None) or 'cannot be parsed'}"
-        ) from None
-    except RecursionError:
-        raise ProfileError(f"{path}: not YAML: nested too deep") from None
-    try:
+        document = yaml_file.load(path)
         return _from_document({} if document is None else document, base)
+    except yaml_file.YamlFileError as error:
+        raise ProfileError(str(error)) from None
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
 
@@ -125,19 +116,19 @@ def _read(path: Path, base: Profile | None) -> Profile:
 def from_yaml(text: str) -> Profile:
     """The profile of a file's text. Raises ProfileError."""
     try:
-        return _from_document(yaml.safe_load(text) or {}, default())
-    except yaml.YAMLError:
-        raise ProfileError("not YAML") from None
+        return _from_document(yaml_file.parse(text) or {}, default())
+    except yaml_file.YamlFileError as error:
+        raise ProfileError(str(error)) from None
 
 
 def _from_document(document: object, base: Profile | None) -> Profile:
     names = [field.name for field in fields(Profile)]
     if not isinstance(document, dict):
-        raise ProfileError(f"found {_shown(document)}, allowed: a mapping with keys of {', '.join(names)}")
+        raise ProfileError(f"found {shown(document)}, allowed: a mapping with keys of {', '.join(names)}")
     values: dict[str, Any] = {name: getattr(base, name) for name in names} if base is not None else {}
     for key, value in document.items():
         if key not in names:
-            raise ProfileError(f"key {key!r}: not known, allowed: {', '.join(names)}")
+            raise ProfileError(f"key {shown(key)}: not known, allowed: {', '.join(names)}")
         values[key] = _value(str(key), value, values.get(key))
     return Profile(**values)
 
@@ -161,8 +152,8 @@ def _value(key: str, value: Any, base: Any) -> Any:
         return _curve(key, value)
     if key == "tokens_per_second":
         if not isinstance(value, dict) or not all(isinstance(model, str) and model.strip() for model in value):
-            raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: a mapping of GPU names to [lower, upper]")
-        return {**(base or {}), **{model: _band(f"{key}.{model}", band) for model, band in value.items()}}
+            raise ProfileError(f"key {key!r}: found {shown(value)}, allowed: a mapping of GPU names to [lower, upper]")
+        return {**(base or {}), **{model: _band(_below(key, model), band) for model, band in value.items()}}
     if key == "text_quality":
         return _scores(key, value, base or {})
     if key in {"first_epoch_improvement", "validation_gap", "warmup", "gpu_memory"}:
@@ -173,49 +164,48 @@ def _value(key: str, value: Any, base: Any) -> Any:
 def _scores(key: str, value: Any, base: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     stages = ", ".join(TEXT_STAGES)
     if not isinstance(value, dict):
-        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: a mapping with keys of {stages}")
+        raise ProfileError(f"key {key!r}: found {shown(value)}, allowed: a mapping with keys of {stages}")
     found: dict[str, dict[str, float]] = {stage: dict(base.get(stage, {})) for stage in TEXT_STAGES}
     for stage, scores in value.items():
         if stage not in TEXT_STAGES:
-            raise ProfileError(f"key '{key}.{stage}': not known, allowed: {stages}")
+            raise ProfileError(f"key {_below(key, stage)!r}: not known, allowed: {stages}")
         if not isinstance(scores, dict):
-            raise ProfileError(f"key '{key}.{stage}': found {_shown(scores)}, allowed: a mapping of criteria to scores")
+            raise ProfileError(f"key '{key}.{stage}': found {shown(scores)}, allowed: a mapping of criteria to scores")
         for criterion, least in scores.items():
             # The shipped profile names the criteria that there are.
             if base and criterion not in base[stage]:
                 allowed = ", ".join(base[stage])
-                raise ProfileError(f"key '{key}.{stage}.{criterion}': not known, allowed: {allowed}")
+                raise ProfileError(f"key {_below(f'{key}.{stage}', criterion)!r}: not known, allowed: {allowed}")
             found[stage][str(criterion)] = _number(f"{key}.{stage}.{criterion}", least, 1.0)
     return found
 
 
+def _below(key: str, name: object) -> str:
+    return f"{key}.{name[:60] if isinstance(name, str) else shown(name)}"
+
+
 def _curve(key: str, value: Any) -> Curve:
     if not isinstance(value, dict) or not value:
-        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: a mapping of epochs to [lower, upper]")
+        raise ProfileError(f"key {key!r}: found {shown(value)}, allowed: a mapping of epochs to [lower, upper]")
     points = {}
     for epoch, band in value.items():
-        points[_number(f"{key}: epoch", epoch)] = _band(f"{key}.{epoch}", band)
+        at = _number(f"{key}: epoch", epoch)
+        points[at] = _band(f"{key}.{at:g}", band)
     epochs = tuple(sorted(points))
     return Curve(epochs, tuple(points[epoch] for epoch in epochs))
 
 
 def _band(key: str, value: Any, most: float = math.inf) -> Band:
     if not isinstance(value, list) or len(value) != 2:
-        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: [lower, upper]")
+        raise ProfileError(f"key {key!r}: found {shown(value)}, allowed: [lower, upper]")
     lower, upper = (_number(key, bound, most) for bound in value)
     if lower > upper:
-        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: [lower, upper] with lower <= upper")
+        raise ProfileError(f"key {key!r}: found {shown(value)}, allowed: [lower, upper] with lower <= upper")
     return Band(lower, upper)
 
 
 def _number(key: str, value: Any, most: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= min(most, 1e12):
         allowed = "a number from 0" + (f" to {most:g}" if math.isfinite(most) else "")
-        raise ProfileError(f"key {key!r}: found {_shown(value)}, allowed: {allowed}")
+        raise ProfileError(f"key {key!r}: found {shown(value)}, allowed: {allowed}")
     return float(value)
-
-
-def _shown(value: object) -> str:
-    """A short form of what was found."""
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -15,7 +15,7 @@ from itertools import islice
 from training_exporter import events, profile
 from training_exporter.schedule import schedule_multiplier, schedule_range
 from training_exporter.signals import LossSignals, PaceSignals, TextQuality, ValidationSignals
-from training_exporter.signals.windows import SlidingExtreme
+from training_exporter.signals.windows import SlidingExtreme, is_number
 
 #: Upper bounds in seconds: a step takes 10 ms on a toy and minutes on a cluster.
 STEP_DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -31,6 +31,25 @@ LEARNING_RATE_HOLD = 3
 MOST_SKIPPED_STEPS = 50
 #: Of them, those that may lie unseen between two logged gradients.
 MOST_UNSEEN_STEPS = 8
+
+
+#: What a step, a wait or a process' share of a step takes is no shorter and no longer (30 years): a clock was wrong.
+SHORTEST_SECONDS, LONGEST_SECONDS = 1e-9, 1e9
+#: Epochs are no more; more is a number that was meant as something else.
+MOST_EPOCHS = 1e9
+#: A peak learning rate below this is none.
+LEAST_PEAK = 1e-30
+
+
+def _seconds(value: float | None) -> float | None:
+    """A duration that can be one, 0 for one that is too short to tell; None for nonsense (negative, NaN, endless)."""
+    if value is None or not 0 <= value <= LONGEST_SECONDS:
+        return None
+    return value if value >= SHORTEST_SECONDS else 0.0
+
+
+def _epochs(value: float | None) -> float | None:
+    return value if value is not None and 0 <= value <= MOST_EPOCHS else None
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -57,6 +76,10 @@ class Histogram:
 
 class RunState:
     """Current figures of one run. None means: not known yet.
+
+    Whatever events say, `apply` raises nothing, counters only grow, and figures are finite: a negative duration or an
+    epoch that is NaN is passed over. Only what was measured as NaN or infinite is shown as such: a loss, a gradient
+    norm, a learning rate.
 
     Attributes are read by the metric families, by stdout and by whoever adds a sink; only `apply` writes them.
     `expectations` is the profile of the run, the shipped one for None.
@@ -100,7 +123,7 @@ class RunState:
         self.step_duration = Histogram(STEP_DURATION_BUCKETS)
         self.data_wait_seconds: float | None = None
         #: Of a distributed job: seconds of own work in a step, by rank.
-        self.rank_seconds: tuple[float, ...] = ()
+        self.rank_seconds: tuple[float | None, ...] = ()
         self.forward_backward_seconds: float | None = None
         self.optimizer_seconds: float | None = None
 
@@ -143,7 +166,7 @@ class RunState:
             case events.LossLogged():
                 self._loss_logged(event)
             case events.RanksTimed():
-                self.rank_seconds = event.seconds
+                self.rank_seconds = tuple(map(_seconds, event.seconds[: events.MAX_RANKS]))
             case events.Evaluated():
                 self._evaluated(event)
             case events.TextScored():
@@ -165,7 +188,8 @@ class RunState:
             case events.RunStarted():
                 self._run_started(event)
             case events.RunEnded():
-                self.state, self.end_reason, self.end_time = event.state, event.reason, event.time
+                self.state = event.state if event.state in events.FINAL_STATES else "failed"
+                self.end_reason, self.end_time = event.reason, event.time
 
     # -- what the families read beside the plain attributes ---------------------------------------------------------
 
@@ -252,36 +276,37 @@ class RunState:
         self.settings = {key: str(value) for key, value in event.settings.items()}
         self.gpus = self._gpus()
         self.expected_speed = self._expected_speed()
-        self.tokens = event.tokens or self.tokens
+        self.tokens = event.tokens if event.tokens > 0 else self.tokens
         self.end_time, self.end_reason, self.last_step_time = None, "", None
         self.last_progress_time, self.longest_pauses, self._pause = event.time, {}, 0.0
-        self.max_steps, self.num_epochs, self.step = event.max_steps, event.num_epochs, event.step
+        self.max_steps = event.max_steps if event.max_steps is not None and event.max_steps > 0 else None
+        self.num_epochs, self.step = _epochs(event.num_epochs), max(0, event.step)
         self.vocabulary_size = event.vocabulary_size
         self.rank_seconds = ()
-        self._pace_from = (event.step, event.time)
+        self._pace_from = (self.step, event.time)
         self._recent_tokens.clear()
         self._recent_durations.clear()
         self._untold_durations.clear()
         # Another process, perhaps on another machine: what was usual for the one before says nothing.
-        self.pace_signals = PaceSignals(event.max_steps, max(1, event.timing_steps))
+        self.pace_signals = PaceSignals(self.max_steps, max(1, event.timing_steps))
         self._deviations, self._deviation_step = SlidingExtreme(LEARNING_RATE_HOLD), -1
         self.learning_rate_deviation_ratio, self._skipped_steps = None, 0
         if self.signals is None:
-            points = event.max_steps // max(1, event.logging_steps) if event.max_steps else None
+            points = self.max_steps // max(1, event.logging_steps) if self.max_steps else None
             self.signals = LossSignals(points, from_start=event.step == 0)
 
     def _at_step(self, event: events.StepEnded | events.LossLogged | events.Evaluated) -> None:
-        if self.step is None or event.step >= self.step:
-            self.step = event.step
-        if event.epoch is not None:
-            self.epoch = event.epoch
+        self.step = max(self.step or 0, event.step)
+        epoch = _epochs(event.epoch)
+        if epoch is not None:
+            self.epoch = epoch
 
     def _enter(self, state: str) -> None:
         """Another active state; an end is final."""
         if self.state in {"evaluating", "saving"}:
             self.longest_pauses[self.state] = max(self.longest_pauses.get(self.state, 0.0), self._pause)
         self._pause = 0.0
-        if self.state not in events.FINAL_STATES:
+        if self.state not in events.FINAL_STATES and state in events.ACTIVE_STATES:
             self.state = state
 
     def _progressed(self, time: float) -> None:
@@ -296,30 +321,31 @@ class RunState:
             self._enter("training")
         self.last_step_time = self.last_progress_time = event.time
         self._count_tokens(event.tokens)
-        if event.duration_seconds is not None:
-            self.step_duration.observe(event.duration_seconds)
-            self._recent_durations.append(event.duration_seconds)
-            self.pace_signals.add_step(event.duration_seconds)
+        duration, data_wait = _seconds(event.duration_seconds), _seconds(event.data_wait_seconds)
+        if duration is not None:
+            self.step_duration.observe(duration)
+            self._recent_durations.append(duration)
+            self.pace_signals.add_step(duration)
             if event.tokens is not None:
-                self.pace_signals.add_tokens(event.tokens, event.duration_seconds)
+                self.pace_signals.add_tokens(event.tokens, duration)
             else:
-                self._untold_durations.append(event.duration_seconds)
-        if event.data_wait_seconds is not None:
+                self._untold_durations.append(duration)
+        if data_wait is not None:
             # Only a live run knows this, and it tells of its checkpoints as well.
             self._tells_checkpoints = True
-            self.data_wait_seconds = (self.data_wait_seconds or 0.0) + event.data_wait_seconds
+            self.data_wait_seconds = (self.data_wait_seconds or 0.0) + data_wait
         self._add_times(event)
         self._learning_rate(event.step, event.learning_rate)
 
     def _loss_logged(self, event: events.LossLogged) -> None:
         self._at_step(event)
         loss, norm = event.loss, event.gradient_norm
-        overflowed = norm is not None and not math.isfinite(norm)
+        overflowed = norm is not None and not is_number(norm)
         if overflowed and loss == 0:
             # This is what a NaN loss looks like behind the Trainer's `logging_nan_inf_filter`.
             loss = math.nan
         self.loss = loss
-        if math.isfinite(loss):
+        if is_number(loss):
             self.observed_loss_sum += loss
             self.observed_loss_count += 1
         else:
@@ -352,7 +378,7 @@ class RunState:
         self._progressed(event.time)
         self.evaluations += 1
         self.validation_loss = event.loss
-        if not math.isfinite(event.loss):
+        if not is_number(event.loss):
             self.nonfinite["validation"] += 1
         self.validation_signals.add(event.loss, self.signals.smoothed if self.signals is not None else None)
 
@@ -367,27 +393,30 @@ class RunState:
         self.last_checkpoint_time = event.time
 
     def _count_tokens(self, tokens: int | None) -> None:
-        if tokens is not None:
+        if tokens is not None and tokens >= 0:
             self.tokens = (self.tokens or 0) + tokens
             self._recent_tokens.append(tokens)
 
     def _add_times(self, event: events.StepEnded | events.LossLogged) -> None:
-        if event.forward_backward_seconds is not None:
-            self.forward_backward_seconds = (self.forward_backward_seconds or 0.0) + event.forward_backward_seconds
-        if event.optimizer_seconds is not None:
-            self.optimizer_seconds = (self.optimizer_seconds or 0.0) + event.optimizer_seconds
+        passes, optimizer = _seconds(event.forward_backward_seconds), _seconds(event.optimizer_seconds)
+        if passes is not None:
+            self.forward_backward_seconds = (self.forward_backward_seconds or 0.0) + passes
+        if optimizer is not None:
+            self.optimizer_seconds = (self.optimizer_seconds or 0.0) + optimizer
 
     def _learning_rate(self, step: int, learning_rate: float | None) -> None:
         if learning_rate is None:
             return
         self.learning_rate = learning_rate
         started = self._started
-        if started is None or started.peak_learning_rate is None or not started.lr_scheduler or not started.max_steps:
+        if started is None or started.peak_learning_rate is None or not started.lr_scheduler or not self.max_steps:
+            return
+        if not is_number(learning_rate) or not is_number(started.peak_learning_rate):
             return
         # Optimizer step number `step` is made after `step - 1` scheduler steps.
-        share = schedule_multiplier(started.lr_scheduler, step - 1, started.max_steps, started.warmup_steps)
+        share = schedule_multiplier(started.lr_scheduler, max(0, step - 1), self.max_steps, started.warmup_steps)
         self.expected_learning_rate = None if share is None else share * started.peak_learning_rate
-        if share is None or started.peak_learning_rate <= 0 or step <= self._deviation_step:
+        if share is None or started.peak_learning_rate < LEAST_PEAK or step <= self._deviation_step:
             return
         self._deviation_step = step
         distance = 0.0
@@ -406,10 +435,10 @@ class RunState:
         """
         assert started.peak_learning_rate is not None
         assert started.lr_scheduler is not None
-        assert started.max_steps is not None
-        unseen = min(started.logging_steps - 1, MOST_UNSEEN_STEPS)
+        assert self.max_steps is not None
+        unseen = min(max(1, started.logging_steps) - 1, MOST_UNSEEN_STEPS)
         back = 1 + min(self._skipped_steps, MOST_SKIPPED_STEPS) + unseen
-        span = schedule_range(started.lr_scheduler, step - back, step, started.max_steps, started.warmup_steps)
+        span = schedule_range(started.lr_scheduler, step - back, max(0, step), self.max_steps, started.warmup_steps)
         assert span is not None
         low, high = (share * started.peak_learning_rate for share in span)
         return max(0.0, low - learning_rate, learning_rate - high)

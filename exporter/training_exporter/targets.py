@@ -7,11 +7,12 @@ it starts to serve, and takes it back when it ends in good order. After a kill -
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 from pathlib import Path
+
+from training_exporter.labels import digest
 
 #: Directory that Prometheus watches, and the host name under which Prometheus reaches this process.
 TARGETS_DIR_VARIABLE = "TRAINING_EXPORTER_TARGETS_DIR"
@@ -20,9 +21,9 @@ ADVERTISE_VARIABLE = "TRAINING_EXPORTER_ADVERTISE"
 
 def target_file(directory: Path, name: str) -> Path:
     """The file for `name`: its safe characters, and a digest where it has others or is long."""
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:80].lstrip(".")
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:80].lstrip(".") or "unnamed"
     if safe != name:
-        safe = f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        safe = f"{safe}-{digest(name)}"
     return directory / f"{safe}.json"
 
 

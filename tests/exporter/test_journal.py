@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from training_exporter import events
-from training_exporter.journal import JournalError, JournalWriter, Skipped, make_room, read, starts
+from training_exporter import events, journal
+from training_exporter.journal import LINE_LIMIT, JournalError, JournalWriter, Skipped, make_room, read, starts
 
 
 def loss(step: int) -> events.LossLogged:
@@ -56,13 +58,46 @@ def test_a_torn_last_line_is_passed_over_and_healed(tmp_path: Path) -> None:
 def test_a_foreign_file_is_refused_by_name_and_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"loss": 1.0}\n')
-    with pytest.raises(JournalError, match=r"journal\.jsonl: line 1: no event of a journal: key 'event': found None"):
+    with pytest.raises(JournalError, match=r"journal\.jsonl: line 1: no event of a journal: key 'event': found noth"):
         list(read(path))
     path.write_bytes(b"\x80\x81\x82")
     with pytest.raises(JournalError, match=r"line 1: .*not JSON"):
         list(read(path))
     with pytest.raises(JournalError, match="No such file"):
         list(read(tmp_path / "absent.jsonl"))
+
+
+def test_a_line_without_an_end_is_passed_over_and_takes_no_memory(tmp_path: Path) -> None:
+    """A gigabyte of it, sparse on disk."""
+    path = tmp_path / "journal.jsonl"
+    write(path, started("r"))
+    with path.open("ab") as file:
+        file.truncate(1 << 30)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n")
+    write(path, loss(1))
+    skipped = Skipped()
+    tracemalloc.start()
+    assert list(read(path, skipped)) == [started("r"), loss(1)]
+    assert starts(path) == [started("r")]
+    assert tracemalloc.get_traced_memory()[1] < 6 * LINE_LIMIT
+    tracemalloc.stop()
+    assert skipped.lines == [(2, f"found {LINE_LIMIT} bytes or more, allowed: a line of fewer")]
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, '{"event":' * 50_000, '{"event": "loss_logged", "step": 1' + "0" * 5000 + "}"]
+)
+def test_what_is_nested_or_long_beyond_reason_is_passed_over(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    write(path, started("r"))
+    with path.open("a") as file:
+        file.write(line + "\n")
+    write(path, loss(1))
+    skipped = Skipped()
+    assert list(read(path, skipped)) == [started("r"), loss(1)]
+    assert len(skipped.lines) == 1
+    assert len(skipped.lines[0][1]) < 200
 
 
 def test_another_runs_journal_is_set_aside(tmp_path: Path) -> None:
@@ -74,6 +109,16 @@ def test_another_runs_journal_is_set_aside(tmp_path: Path) -> None:
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["journal..._first_run.jsonl", "journal.jsonl", "journal.second.jsonl"]
     assert list(read(path)) == [started("third")]
+
+
+@pytest.mark.parametrize("run", ["学習" * 100, "\ud800" * 300, "\x00" * 300, "." * 300, "", "é/" * 200])
+def test_a_journal_is_set_aside_whatever_its_run_was_called(tmp_path: Path, run: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    write(path, started(run))
+    make_room(path, "next")
+    write(path, started("next"))
+    (other,) = (each for each in tmp_path.iterdir() if each != path)
+    assert list(read(other)) == [started(run)]
 
 
 def test_nothing_is_lost_by_kill_9(tmp_path: Path) -> None:
@@ -99,30 +144,98 @@ for step in range(1, 100000):
     assert logged[: len(said)] == said
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_full_disk_is_survived_and_what_fits_later_is_written(tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB; `grow` makes room."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        filler, path, problems = tmp_path / "filler", tmp_path / "journal.jsonl", []
-        writer = JournalWriter(path, problems.append)
-        writer.put(started("r"))
-        for step in range(1, 2000):
-            writer.put(loss(step))
-        writer.close()
-        assert writer.dropped > 0
-        assert len(problems) == 1
-        assert "No space left" in problems[0]
-        before = list(read(path))
-        assert before[0] == started("r")
-        filler.unlink(missing_ok=True)
-        subprocess.run(["mount", "-o", "remount,size=1m", str(tmp_path)], check=True)
-        write(path, loss(5000))
-        assert list(read(path))[: len(before)] == before
-        assert list(read(path))[-1] == loss(5000)
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def grow(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+
+
+def test_what_a_full_disk_did_not_take_is_written_once_there_is_room(small_disk: Path) -> None:
+    path, problems = small_disk / "journal.jsonl", []
+    writer = JournalWriter(path, problems.append)
+    written = [started("r"), *(loss(step) for step in range(1, 2000))]
+    for event in written:
+        writer.put(event)
+    writer.flush()
+    assert len(problems) == 1
+    assert "No space left" in problems[0]
+    assert (writer.waiting > 0, writer.dropped) == (True, 0)
+    kept = list(read(path))
+    assert kept == written[: len(kept)]
+    grow(small_disk)
+    writer.put(loss(2000))
+    writer.close()
+    assert (writer.waiting, writer.dropped) == (0, 0)
+    skipped = Skipped()
+    assert list(read(path, skipped)) == [*written, loss(2000)]
+    assert skipped.lines == [], "the line in which the disk became full was completed"
+
+
+def test_what_a_disk_never_takes_is_counted_and_the_next_process_goes_on(small_disk: Path) -> None:
+    path = small_disk / "journal.jsonl"
+    writer = JournalWriter(path, lambda problem: None)
+    for step in range(1, 2000):
+        writer.put(loss(step))
+    writer.close()
+    kept = list(read(path))
+    assert writer.dropped == 1999 - len(kept)
+    grow(small_disk)
+    write(path, loss(5000))
+    assert list(read(path)) == [*kept, loss(5000)]
+
+
+def test_memory_for_a_full_disk_is_bounded(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "BACKLOG_LIMIT", 50_000)
+    writer = JournalWriter(small_disk / "journal.jsonl", lambda problem: None)
+    for step in range(1, 5000):
+        writer.put(loss(step))
+    writer.flush()
+    assert len(writer._backlog) <= 50_000
+    assert writer.dropped > 1000
+    writer.close()
+
+
+def test_a_limit_on_the_size_of_files_is_no_end(tmp_path: Path) -> None:
+    """As `ulimit -f` sets it: the kernel's signal about it must not end the training."""
+    code = f"""
+import resource, time
+from training_exporter import Monitor, events
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+monitor = Monitor("r", output_dir={str(tmp_path)!r}, serve=False, gpu=False)
+monitor.emit(events.RunStarted(time=1.0, run="r"))
+for step in range(1, 200):
+    monitor.emit(events.LossLogged(time=1000.0 + step, step=step, loss=2.0 / step))
+monitor._journal.flush()
+print(monitor.waiting_events > 0, monitor.dropped_events)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+monitor.end("completed")
+monitor.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "0"], done.stderr
+    found = list(read(tmp_path / "journal.jsonl"))
+    assert [event.step for event in found if isinstance(event, events.LossLogged)] == list(range(1, 200))
+
+
+def test_one_event_that_cannot_be_written_takes_no_other_with_it(tmp_path: Path) -> None:
+    path, problems = tmp_path / "journal.jsonl", []
+    writer = JournalWriter(path, problems.append)
+    long = events.RunEnded(time=1.0, state="failed", reason="x" * LINE_LIMIT)
+    for event in (started("r"), events.LossLogged(time=1.0, step=object(), loss=1.0), long, loss(1)):  # type: ignore[arg-type]
+        writer.put(event)
+    writer.close()
+    assert list(read(path)) == [started("r"), loss(1)]
+    assert (writer.dropped, len(problems)) == (2, 1)
 
 
 def test_who_took_the_run_up_is_found_among_other_lines(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from training_exporter import Monitor, events
 from training_exporter.families import RUN_FAMILIES, collect
-from training_exporter.signals.text import MAX_BYTES, MAX_PROMPT, MAX_SAMPLES, MAX_TEXT, clip
+from training_exporter.labels import MAX_BYTES, clip
+from training_exporter.signals.text import MAX_PROMPT, MAX_SAMPLES, MAX_TEXT
 from training_exporter.sinks.openmetrics import OpenMetricsWriter, Replay
 from training_exporter.state import RunState
 

@@ -124,6 +124,11 @@ def test_settings_come_from_a_file_and_options_go_first(run: Run, tmp_path: Path
         ("padding_free: 3", "padding_free: found 3; allowed: true, false"),
         ("- a", "found list; allowed: a mapping of settings"),
         ("a: [", "line 1: not YAML"),
+        ("seed: 2001-99-99", "not YAML: month must be in 1..12"),
+        ("batch_size: 0x" + "f" * 5000, "batch_size: Exceeds the limit"),
+        ("[" * 700, "not YAML: maximum recursion depth"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nbatch_size: [*b, *b]", "found the key 'a'"),
+        ("#" * (2 << 20), "found more than 1048576 bytes; allowed: a file of fewer"),
     ],
 )
 def test_wrong_files_of_settings_are_one_line(run: Run, tmp_path: Path, content: str, words: str) -> None:

@@ -17,6 +17,7 @@ from training_exporter.backtest.engine import Engine
 from training_exporter.backtest.firing import Firing, firings, merged
 from training_exporter.backtest.rules import AlertRule, RuleSet, duration
 from training_exporter.events import Event, RunEnded, RunStarted
+from training_exporter.labels import run_label
 from training_exporter.sinks.openmetrics import OpenMetricsWriter, Replay, Timeline, series
 from training_exporter.sources.files import Record
 from training_exporter.sources.log_history import RecordError
@@ -126,16 +127,19 @@ def events_of(record: Record) -> list[Event]:
 
 
 def run_of(events: Sequence[Event], record: Record) -> str:
-    """The name of the run: its own, or what its record is called."""
+    """The name of the run, as a label: its own, or what its record is called."""
     first = events[0]
-    return first.run if isinstance(first, RunStarted) else record.run
+    return run_label((first.run if isinstance(first, RunStarted) else "") or record.run)
 
 
 def label_of(events: Sequence[Event], record: Record, names: dict[str, int]) -> str:
     """The run's name, numbered where another one of `names` (how often each was given) has it too."""
-    name = run_of(events, record)
-    names[name] = count = names.get(name, 0) + 1
-    return name if count == 1 else f"{name} ({count})"
+    name = label = run_of(events, record)
+    while label in names:
+        names[name] += 1
+        label = f"{name} ({names[name]})"
+    names[label] = 1
+    return label
 
 
 def interval_for(events: Sequence[Event], fine: float) -> float:

@@ -7,10 +7,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from training_exporter import yaml_file
 from training_exporter.stack import binaries, files
 from training_exporter.stack.errors import StackError
 
@@ -106,7 +104,10 @@ def _rules(paths: Sequence[Path]) -> tuple[list[AlertRule], list[RecordingRule]]
     alerts: list[AlertRule] = []
     recordings: list[RecordingRule] = []
     for path in paths:
-        document: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        try:
+            document = yaml_file.load(path) or {}
+        except yaml_file.YamlFileError as error:
+            raise StackError(str(error)) from None
         for group in document.get("groups") or ():
             interval = duration(group["interval"]) if group.get("interval") else None
             for rule in group.get("rules") or ():

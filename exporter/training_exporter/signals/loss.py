@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from statistics import median
 
-from training_exporter.signals.windows import TINY, Halfway, SlidingExtreme, Zigzag, clamp, mean, scaled
+from training_exporter.signals.windows import TINY, Halfway, SlidingExtreme, Zigzag, clamp, is_number, mean, scaled
 
 #: Points per run that the windows assume when the run does not say how many it will have.
 _USUAL_POINTS = 500
@@ -100,7 +100,7 @@ class LossSignals:
 
     def add(self, loss: float) -> None:
         """Take one logged loss; a non-finite one is no point (the run state counts it)."""
-        if not math.isfinite(loss):
+        if not is_number(loss):
             return
         self.points += 1
         if loss < 0 and not self._signed:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
-from training_exporter.signals.windows import TINY, Halfway, mean, turn
+from training_exporter.signals.windows import TINY, Halfway, is_number, mean, turn
 
 #: Evaluations over which a statistic must hold: at least two, because one that is off may be chance and fine-tunings
 #: have few, and a quarter of those so far, because among a hundred two in a row are chance as well.
@@ -92,7 +91,7 @@ class ValidationSignals:
 
     def add(self, loss: float, training_loss: float | None) -> None:
         """Take an evaluation's loss and the smoothed training loss of the moment (None when there is none)."""
-        if not math.isfinite(loss):
+        if not is_number(loss):
             return
         gap = loss / training_loss if training_loss is not None and training_loss > TINY and loss > TINY else None
         if self.best is None or loss < self.best:

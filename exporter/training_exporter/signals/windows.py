@@ -12,6 +12,15 @@ _LEAST_TURN = 0.15
 TINY = 1e-9
 
 
+#: Losses are computed in 32 bits or fewer: what is beyond is as good as infinite, and its square would be.
+LARGEST = 3.4028234663852886e38
+
+
+def is_number(value: float) -> bool:
+    """Whether `value` is neither NaN nor infinite, nor beyond what a loss, a gradient or a rate can be."""
+    return -LARGEST <= value <= LARGEST
+
+
 def clamp(value: float, low: float, high: float) -> float:
     """`value`, or the bound that it is beyond."""
     return min(max(value, low), high)

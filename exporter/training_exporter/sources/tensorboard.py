@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from training_exporter.events import MAX_INTEGER, MAX_TIME
 from training_exporter.sources.log_history import Entry, Header, RecordError, validation_loss
 
 #: Tag of the training arguments as JSON, in the form that TensorBoard gives to text.
@@ -45,7 +46,7 @@ def read(path: Path, run: str) -> tuple[Header, list[Entry]]:
         for time, step, tag, value in _values(file):
             if tag == _ARGUMENTS and not arguments:
                 arguments = _arguments(value)
-            elif tag.startswith((_TRAIN, _EVALUATION)) and (number := _scalar(value)) is not None:
+            elif (number := _scalar(value)) is not None:
                 scalars.append((time, step, tag, number))
         entries += _entries(scalars)
     if not entries:
@@ -66,8 +67,11 @@ def _values(file: Path) -> Iterator[tuple[float, int, str, Any]]:
     try:
         for event in EventFileLoader(str(file)).Load():
             found += 1
+            if not (0 <= event.wall_time < MAX_TIME and 0 <= event.step <= MAX_INTEGER):
+                continue
             for value in event.summary.value:
-                if value.HasField("tensor") and 0 <= event.wall_time < 1e11 and event.step >= 0:
+                wanted = value.tag == _ARGUMENTS or value.tag.startswith((_TRAIN, _EVALUATION))
+                if wanted and value.HasField("tensor") and _is_small(value.tensor):
                     yield event.wall_time, event.step, value.tag, tensor_util.make_ndarray(value.tensor)
     except RecordError:
         raise
@@ -77,6 +81,11 @@ def _values(file: Path) -> Iterator[tuple[float, int, str, Any]]:
         ) from None
     if not found:
         raise RecordError(f"{file}: found no record, allowed: a TensorBoard event file")
+
+
+def _is_small(tensor: Any) -> bool:
+    """Whether a tensor has a single value by its own words: a few bytes may declare gigabytes."""
+    return all(dim.size == 1 for dim in tensor.tensor_shape.dim)
 
 
 def _first_line(error: Exception) -> str:
@@ -109,6 +118,7 @@ def _entry(group: dict[str, float], step: int, time: float) -> Iterator[Entry]:
     loss = group.get("train/loss")
     if loss is None and evaluated is None:
         return
+    runtime = group.get("eval/runtime")
     tokens = group.get("train/num_input_tokens_seen", group.get("train/num_tokens"))
     yield Entry(
         step=step,
@@ -118,9 +128,9 @@ def _entry(group: dict[str, float], step: int, time: float) -> Iterator[Entry]:
         gradient_norm=group.get("train/grad_norm"),
         learning_rate=group.get("train/learning_rate"),
         tokens_per_second=group.get("train/tokens_per_second"),
-        tokens_seen=int(tokens) if tokens is not None and 0 <= tokens < 2**53 else None,
+        tokens_seen=int(tokens) if tokens is not None and 0 <= tokens <= MAX_INTEGER else None,
         validation_loss=evaluated,
-        validation_seconds=group.get("eval/runtime"),
+        validation_seconds=runtime if runtime is not None and 0 <= runtime < 1e9 else None,
     )
 
 
@@ -144,9 +154,9 @@ def _header(arguments: dict[str, Any], entries: list[Entry], run: str) -> Header
     epochs = number("num_train_epochs")
     steps = number("max_steps") or 0
     last = max(entries, key=lambda entry: entry.step)
-    if steps <= 0 and epochs and last.epoch and 0 < last.epoch < epochs * 0.999 and last.step:
+    if steps <= 0 and epochs and last.epoch and 1e-6 < last.epoch < epochs * 0.999 and last.step:
         steps = round(last.step * epochs / last.epoch)  # it was stopped, or is not over
-    max_steps = int(steps) if steps > 0 else last.step
+    max_steps = min(int(steps), MAX_INTEGER) if steps > 0 else last.step
     warmup = number("warmup_steps") or 0.0
     if not warmup:
         warmup = number("warmup_ratio") or 0.0

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training_exporter.errors import shown
 from training_exporter.sources.log_history import Entry, Header, RecordError, validation_loss
 
 STATE_NAME = "trainer_state.json"
 
-#: A log of a million entries is about 200 MB; what is larger is no trainer_state.json.
-MAX_BYTES = 1 << 30
+#: A log of a million entries is about 200 MB, and ten million values; what is larger is no trainer_state.json. In
+#: memory a value may take forty times as much as in the file.
+MAX_BYTES = 256 << 20
+MAX_VALUES = 16_000_000
 
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -31,8 +34,12 @@ def read(path: Path, run: str) -> tuple[Header, list[Entry]]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecordError(f"{path}: found {path.stat().st_size} bytes, allowed: at most {MAX_BYTES}")
+        data = path.read_bytes()
+        values = data.count(b",") + data.count(b"[") + data.count(b"{")
+        if values > MAX_VALUES:
+            raise RecordError(f"{path}: found {values} values, allowed: at most {MAX_VALUES}")
         # NaN and Infinity as bare words, which is how Python's json writes them.
-        state = json.loads(path.read_bytes())
+        state = json.loads(data)
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
@@ -40,10 +47,10 @@ def read(path: Path, run: str) -> tuple[Header, list[Entry]]:
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not JSON: {str(error)[:100]}") from None
     if not isinstance(state, dict):
-        raise RecordError(f"{path}: found {_shown(state)}, allowed: an object with the key 'log_history'")
+        raise RecordError(f"{path}: found {shown(state)}, allowed: an object with the key 'log_history'")
     history = state.get("log_history")
     if not isinstance(history, list):
-        raise RecordError(f"{path}: key 'log_history': found {_shown(history)}, allowed: a list of log entries")
+        raise RecordError(f"{path}: key 'log_history': found {shown(history)}, allowed: a list of log entries")
     try:
         header = _header(_Reader("", state), run)
         entries = [
@@ -95,7 +102,7 @@ def _steps_between(value: float | None) -> int | None:
 def _entry(where: str, item: object) -> Entry | None:
     """One entry of the log; None for one that tells nothing of a step (the summary at the end, for example)."""
     if not isinstance(item, dict):
-        raise RecordError(f"{where}: found {_shown(item)}, allowed: an object")
+        raise RecordError(f"{where}: found {shown(item)}, allowed: an object")
     values = _Reader(where, item)
     loss = values.number("loss")
     evaluated = validation_loss(item)
@@ -138,7 +145,7 @@ class _Reader:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RecordError(f"{self._where}key {key!r}: found {_shown(value)}, allowed: a number")
+            raise RecordError(f"{self._where}key {key!r}: found {shown(value)}, allowed: a number")
         try:
             return float(value)
         except OverflowError:
@@ -151,7 +158,7 @@ class _Reader:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= _MAX_INTEGER:
-            raise RecordError(f"{self._where}key {key!r}: found {_shown(value)}, allowed: an integer from {low}")
+            raise RecordError(f"{self._where}key {key!r}: found {shown(value)}, allowed: an integer from {low}")
         return value
 
     def text(self, key: str) -> str | None:
@@ -161,11 +168,3 @@ class _Reader:
 
 def _plain(value: float | None) -> str | None:
     return None if value is None else f"{value:g}"
-
-
-def _shown(value: object) -> str:
-    """A short form of what was found."""
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**18 else "an integer of many digits"
-    return "nothing" if value is None else text if len(text) <= 60 else text[:57] + "..."

@@ -157,6 +157,11 @@ class Hub:
         with self._lock:
             return self._past_drops + sum(run.figures.dropped_events for run in self._runs)
 
+    @property
+    def waiting_events(self) -> int:
+        with self._lock:
+            return sum(run.figures.waiting_events for run in self._runs)
+
     def _visible(self) -> Iterator[tuple[WatchedRun, bool]]:
         names = {run.run for run in self._runs}
         if self._command_shown and self._command.run not in names:

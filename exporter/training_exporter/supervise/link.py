@@ -7,8 +7,8 @@ import os
 import socket
 from collections.abc import Callable
 
+from training_exporter.event_writer import EventWriter, lines_of
 from training_exporter.events import Event
-from training_exporter.journal import EventWriter, lines_of
 from training_exporter.supervise import protocol
 from training_exporter.supervise.protocol import Figures, Hello, Welcome
 

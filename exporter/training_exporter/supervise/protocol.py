@@ -45,6 +45,7 @@ class Figures:
 
     errors: dict[str, int]
     dropped_events: int
+    waiting_events: int = 0
 
 
 def line(message: Welcome | Hello | Figures) -> bytes:

@@ -14,6 +14,7 @@ from prometheus_client import Metric
 
 from training_exporter.families import collect
 from training_exporter.gpu.model import GpuSample, GpuUnavailable
+from training_exporter.labels import run_label
 from training_exporter.supervise.families import PROCESS_FAMILIES
 
 #: Readings younger than this serve again: a walk through all processes of a machine takes milliseconds.
@@ -64,7 +65,7 @@ class ProcessTree:
 
     def __call__(self) -> Iterable[Metric]:
         run = self._run()
-        return collect(PROCESS_FAMILIES, self.read(), {"run": run}) if run is not None else ()
+        return collect(PROCESS_FAMILIES, self.read(), {"run": run_label(run)}) if run is not None else ()
 
     def read(self) -> ProcessFigures:
         """The figures now, or those of half a second ago."""

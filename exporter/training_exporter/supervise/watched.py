@@ -16,6 +16,7 @@ from training_exporter import journal
 from training_exporter.events import FINAL_STATES, CommandStarted, Event, RunEnded, RunStarted, from_record
 from training_exporter.families import RUN_FAMILIES, collect
 from training_exporter.history import taken_up
+from training_exporter.labels import run_label
 from training_exporter.profile import ProfileError, from_yaml
 from training_exporter.state import RunState
 from training_exporter.supervise import protocol
@@ -111,7 +112,7 @@ class WatchedRun:
 
     def collect(self, *, shown: bool) -> Iterator[Metric]:
         """Its families. Not `shown`: it turned out to have another name, so that this name is in no state."""
-        families = list(collect(RUN_FAMILIES, self.state, {"run": self.run}))
+        families = list(collect(RUN_FAMILIES, self.state, {"run": run_label(self.run)}))
         if shown:
             return iter(families)
         states = [metric for metric in families if metric.name == "llm_training_state"]
