@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 TOOLS := $(VENV)/.test-tools
 
-.PHONY: demo test lint format bench bench-trainer setup generate screenshots labelled-runs accuracy clean
+.PHONY: demo test lint format bench bench-trainer fuzz setup generate screenshots labelled-runs accuracy clean
 .DEFAULT_GOAL := demo
 
 ## The main job without Docker: one fine-tuning, watched. INJECT=loss_rising for a fault, HOLD=1 to look around after.
@@ -46,6 +46,11 @@ bench: setup
 ## The trainer's tokens/s and peak memory beside the plain Hugging Face way.
 bench-trainer: setup
 	$(BIN)/python -m tests.bench.trainer
+
+## A fuzzer over all readers, a minute each: SECONDS_EACH=600 for longer.
+fuzz: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group fuzz
+	$(BIN)/python tests/faults/fuzz.py
 
 ## Real trainings with labels, healthy and faulty, in .accuracy/runs: ROUNDS=1 for half of them, SEED=2 for others.
 labelled-runs: setup

@@ -176,7 +176,7 @@ def test_several_validation_sets(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"trainer_state\.json: line 1: not JSON"),
-        ("[1]", r"trainer_state\.json: found a list, allowed: an object with the key 'log_history'"),
+        ("[1]", r"trainer_state\.json: found \[1\], allowed: an object with the key 'log_history'"),
         ("{}", r"key 'log_history': found nothing, allowed: a list"),
         ('{"log_history": []}', r"no entry with a training loss or a validation loss"),
         ('{"log_history": [3]}', r"log_history\[0\]: found 3, allowed: an object"),

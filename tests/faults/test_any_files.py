@@ -15,6 +15,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from training_exporter.cli import main
 from training_exporter.sources import trainer_state
+from training_exporter.web.config import WebConfigError, load
 from training_exporter.yaml_file import MAX_BYTES
 
 Captured = pytest.CaptureFixture[str]
@@ -175,3 +176,15 @@ documents = st.recursive(
 def test_any_profile(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
     text = json.dumps(document)  # which is YAML too
     any_files.check("profile", text.encode(), tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.parametrize("name", YAML_BOMBS)
+@pytest.mark.parametrize("key", ["{}", "tls_server_config: {{min_version: [{}]}}", "basic_auth_users:\n  {}"])
+def test_a_web_configuration_that_is_more_than_it_shows(tmp_path: Path, name: str, key: str) -> None:
+    path = tmp_path / "web.yml"
+    path.write_text(key.format(YAML_BOMBS[name]))
+    with pytest.raises(WebConfigError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value)) < len(str(path)) + 300
+    assert "\n" not in str(caught.value)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from training_exporter import yaml_file
+from training_exporter.errors import shown
 
 _TLS_KEYS = {
     "cert_file",
@@ -78,13 +79,9 @@ class _Reader:
 
     def _yaml(self) -> dict[str, Any]:
         try:
-            content = yaml.safe_load(self.path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise WebConfigError(f"{self.path}: cannot be read: {_reason(error)}") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f"line {mark.line + 1}: " if mark else ""
-            raise WebConfigError(f"{self.path}: {line}not YAML: {getattr(error, 'problem', error)}") from None
+            content = yaml_file.load(self.path)
+        except yaml_file.YamlFileError as error:
+            raise WebConfigError(str(error)) from None
         if not isinstance(content, dict):
             raise WebConfigError(f"{self.path}: found {type(content).__name__}, allowed: keys {_list(_KEYS)}")
         return content
@@ -92,12 +89,13 @@ class _Reader:
     def _check_keys(self, content: dict[str, Any], allowed: set[str], inside: str) -> None:
         for key in content:
             if key not in allowed:
-                raise self._error(f"{inside}{key}", f"not a key of this server, allowed: {_list(allowed)}")
+                name = key[:60] if isinstance(key, str) else shown(key)
+                raise self._error(f"{inside}{name}", f"not a key of this server, allowed: {_list(allowed)}")
 
     def _tls(self, given: object) -> tuple[ssl.SSLContext, frozenset[str]]:
         inside = "tls_server_config"
         if not isinstance(given, dict):
-            raise self._error(inside, f"found {given!r}, allowed: keys {_list(_TLS_KEYS)}")
+            raise self._error(inside, f"found {shown(given)}, allowed: keys {_list(_TLS_KEYS)}")
         self._check_keys(given, _TLS_KEYS, f"{inside}.")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._one_of(given, "min_version", _VERSIONS, "TLS12")
@@ -131,7 +129,7 @@ class _Reader:
         context.verify_mode = verify
         sans = given.get("client_allowed_sans") or []
         if not isinstance(sans, list) or not all(isinstance(san, str) for san in sans):
-            raise self._error(f"{inside}.client_allowed_sans", f"found {sans!r}, allowed: a list of names")
+            raise self._error(f"{inside}.client_allowed_sans", f"found {shown(sans)}, allowed: a list of names")
         if sans and verify is not ssl.CERT_REQUIRED:
             raise self._error(f"{inside}.client_allowed_sans", "needs client_auth_type: RequireAndVerifyClientCert")
         return context, frozenset(sans)
@@ -141,7 +139,7 @@ class _Reader:
             raise self._error("basic_auth_users", "allowed: a mapping of user names to bcrypt hashes")
         for user, hashed in given.items():
             if not isinstance(user, str) or not user or ":" in user:
-                raise self._error("basic_auth_users", f"found the user {user!r}, allowed: a text without a colon")
+                raise self._error("basic_auth_users", f"found the user {shown(user)}, allowed: a text without a colon")
             if not isinstance(hashed, str) or not _BCRYPT.fullmatch(hashed):
                 raise self._error(
                     f"basic_auth_users.{user}",
@@ -166,8 +164,9 @@ class _Reader:
     def _file(self, given: dict[str, Any], inside: str, key: str) -> Path:
         """A file that the configuration names; a relative path is meant from the configuration's folder."""
         value = given.get(key)
-        if not isinstance(value, str) or not value:
-            raise self._error(f"{inside}{key}", "missing" if value is None else f"found {value!r}, allowed: a path")
+        if not isinstance(value, str) or not value or "\0" in value:
+            found = "missing" if value is None else f"found {shown(value)}, allowed: a path"
+            raise self._error(f"{inside}{key}", found)
         path = self.path.parent / value
         try:
             with path.open("rb"):
@@ -179,8 +178,8 @@ class _Reader:
 
     def _one_of(self, given: dict[str, Any], key: str, allowed: dict[str, Any], default: str) -> Any:
         value = given.get(key, default)
-        if value not in allowed:
-            raise self._error(f"tls_server_config.{key}", f"found {value!r}, allowed: {', '.join(allowed)}")
+        if not isinstance(value, str) or value not in allowed:
+            raise self._error(f"tls_server_config.{key}", f"found {shown(value)}, allowed: {', '.join(allowed)}")
         return allowed[value]
 
     def _error(self, key: str, text: str) -> WebConfigError:
