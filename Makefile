@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 TOOLS := $(VENV)/.test-tools
+PEERS := $(VENV)/.bench-peers
 
-.PHONY: demo test lint format bench bench-trainer fuzz setup generate screenshots labelled-runs accuracy clean
+.PHONY: demo test lint format bench bench-many bench-trainer fuzz setup generate screenshots labelled-runs accuracy clean
 .DEFAULT_GOAL := demo
 
 ## The main job without Docker: one fine-tuning, watched. INJECT=loss_rising for a fault, HOLD=1 to look around after.
@@ -39,9 +40,13 @@ generate: setup
 screenshots: setup
 	$(BIN)/python tests/grafana/screenshots.py $(if $(FRESH),--fresh)
 
-## Cost of watching, as ratios side by side in one run.
-bench: setup
-	$(BIN)/python -m tests.bench
+## What watching costs, beside other loggers, in one run: ONLY=step,scrape for some of the questions, QUICK=1 for a try.
+bench: setup $(PEERS)
+	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
+
+## One Prometheus with all rules beside RUNS simulated runs; HOURS=24 for the past that the longest rule reads.
+bench-many: setup
+	$(BIN)/python -m tests.bench.many_runs --runs $(or $(RUNS),1000) $(if $(HOURS),--hours $(HOURS))
 
 ## The trainer's tokens/s and peak memory beside the plain Hugging Face way.
 bench-trainer: setup
@@ -65,6 +70,11 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml .ci/constraints.txt .ci/setup
 	@PYTHON=$(PYTHON) .ci/setup $(VENV)
+	@touch $@
+
+# The loggers that `make bench` compares with.
+$(PEERS): pyproject.toml .ci/constraints.txt | $(STAMP)
+	@.ci/setup $(VENV) bench
 	@touch $@
 
 # Docker Compose and Prometheus 3, where they can be had: the tests skip what they lack.

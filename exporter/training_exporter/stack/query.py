@@ -25,6 +25,11 @@ class Prometheus:
         result = self._get("/api/v1/query", query=expression)["result"]
         return [(each["metric"], float(each["value"][1])) for each in result]
 
+    def samples(self, selector: str) -> list[tuple[float, float]]:
+        """(Unix seconds, value) of the samples that a range selector such as `up[1m]` finds, oldest first."""
+        result = self._get("/api/v1/query", query=selector)["result"]
+        return sorted((float(at), float(value)) for each in result for at, value in each["values"])
+
     def alerts(self) -> list[dict[str, Any]]:
         """The pending and firing alerts: `labels`, `annotations`, `state`, `activeAt`."""
         alerts: list[dict[str, Any]] = self._get("/api/v1/alerts")["alerts"]
@@ -32,7 +37,14 @@ class Prometheus:
 
     def alerting_rules(self) -> list[dict[str, Any]]:
         """The loaded alert rules: `name`, `labels`, `duration` and so on."""
-        groups = self._get("/api/v1/rules", type="alert")["groups"]
+        return self._rules(type="alert")
+
+    def rules(self) -> list[dict[str, Any]]:
+        """All loaded rules: `name`, `query`, `evaluationTime` (seconds) and so on."""
+        return self._rules()
+
+    def _rules(self, **parameters: str) -> list[dict[str, Any]]:
+        groups = self._get("/api/v1/rules", **parameters)["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
     def _get(self, path: str, **parameters: str) -> Any:
