@@ -100,15 +100,22 @@ class InFlight:
             type(norm) is torch.Tensor and cast(torch.Tensor, norm).numel() == 1
         )
         self._has_tokens = tokens is not None
-        parts = [loss.reshape(()).double()]
-        if self._has_norm:
-            parts.append(torch.as_tensor(norm, dtype=torch.float64).to(loss.device, non_blocking=True).reshape(()))
-        if tokens is not None:
-            parts.append(tokens.double().reshape(()))
-        figures = torch.stack(parts)
+        parts = [loss, *([norm] if self._has_norm else ()), *([tokens] if self._has_tokens else ())]
+        self._values: torch.Tensor | list[float]
+        self._arrival: torch.cuda.Event | None = None
+        if ranks is None and all(_on_host(part) for part in parts):
+            # Nothing is on its way, and making one tensor of them would take longer than all else at a step's end.
+            self._values = [float(cast(float, part)) for part in parts]
+            return
+        # On the device of the loss.
+        figures = torch.stack(
+            [
+                torch.as_tensor(part, dtype=torch.float64).to(loss.device, non_blocking=True).reshape(())
+                for part in parts
+            ]
+        )
         if ranks is not None:
             figures = torch.cat([figures, ranks[:, 1].to(figures.device, torch.float64)])
-        self._arrival: torch.cuda.Event | None = None
         if figures.device.type == "cuda":
             self._values = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
             self._values.copy_(figures, non_blocking=True)
@@ -130,7 +137,7 @@ class InFlight:
             self._times[-1].synchronize()
 
     def event(self) -> events.LossLogged:
-        values = self._values.tolist()
+        values = self._figures()
         begun, ended, done = self._times or (None, None, None)
         return events.LossLogged(
             time=self._time,
@@ -144,8 +151,16 @@ class InFlight:
         )
 
     def ranks_timed(self) -> events.RanksTimed:
-        seconds = tuple(self._values.tolist()[-self.processes :])
+        seconds = tuple(self._figures()[-self.processes :])
         return events.RanksTimed(time=self._time, step=self._step, seconds=seconds)
+
+    def _figures(self) -> list[float]:
+        values = self._values
+        return values if isinstance(values, list) else values.tolist()
+
+
+def _on_host(value: object) -> bool:
+    return not isinstance(value, torch.Tensor) or value.device.type == "cpu"
 
 
 def _seconds(start: torch.cuda.Event | None, end: torch.cuda.Event | None) -> float | None:
