@@ -125,7 +125,7 @@ def start(
     environment: dict[str, str] | None = None,
     **more: object,
 ) -> Supervised:
-    """`training-exporter run` on any free port."""
+    """`training-exporter run` on any free port. It announces itself, so that its end waits for our first scrape."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
         process = subprocess.Popen(
@@ -135,7 +135,12 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            env={
+                **os.environ,
+                "PYTHONUNBUFFERED": "1",
+                "TRAINING_EXPORTER_TARGETS_DIR": str(folder / "targets"),
+                **(environment or {}),
+            },
             text=True,
             **more,
         )

@@ -221,6 +221,15 @@ def test_a_pipe_ends_with_the_command(tmp_path: Path) -> None:
     line = f"{sys.executable} -m training_exporter.cli run --port 0 --no-gpu -- yes 2> {tmp_path / 'stderr'} | head -1"
     ended = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30)
     assert ended.stdout == "y\n"
+    # Nor while it waits for the last scrape.
+    line = f"{sys.executable} -m training_exporter.cli run --port 0 --no-gpu --targets-dir {tmp_path}/t -- echo x | cat"
+    began = time.monotonic()
+    process = subprocess.Popen(["sh", "-c", line], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.read() == "x\n"
+    assert time.monotonic() - began < 25, "it lingers for 30 s"
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
     line = f"printf 'a b' | {sys.executable} -m training_exporter.cli run --port 0 --no-gpu -- cat 2> /dev/null"
     assert subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30).stdout == "a b"
 
@@ -251,3 +260,32 @@ def test_as_the_first_process_it_reaps_orphans(tmp_path: Path) -> None:
         ["unshare", "--fork", "--pid", "--mount-proc", *program], capture_output=True, text=True, timeout=60
     )
     assert (ended.stdout.strip(), ended.returncode) == ("0", 6), ended.stderr
+
+
+def test_as_the_first_process_it_passes_on_a_signal(tmp_path: Path) -> None:
+    """`docker stop` sends it to process 1, which the kernel protects from signals that it does not wait for."""
+    if subprocess.run(["unshare", "--fork", "--pid", "--mount-proc", "true"], capture_output=True).returncode != 0:
+        pytest.skip("this user can make no process namespace")
+    program = [sys.executable, "-m", "training_exporter.cli", "run", "--port", "0", "--no-gpu", "--"]
+    out, got_at = tmp_path / "stdout", str(tmp_path / "got")
+    with out.open("w") as file:
+        unshare = subprocess.Popen(
+            [
+                *["unshare", "--fork", "--pid", "--kill-child", "--mount-proc"],
+                *program,
+                sys.executable,
+                "-uc",
+                COUNTING,
+                got_at,
+            ],
+            stdout=file,
+        )
+    try:
+        assert wait_until(lambda: "ready" in out.read_text())
+        [first] = psutil.Process(unshare.pid).children()
+        first.send_signal(signal.SIGINT)
+        run = Supervised(subprocess.Popen(["true"], text=True), tmp_path, "r")
+        assert got(run, 1) == ["SIGINT"]
+    finally:
+        unshare.kill()
+        unshare.wait()

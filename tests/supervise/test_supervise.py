@@ -251,8 +251,7 @@ def test_a_command_without_a_journal(
 
 def test_a_crash_in_the_first_second_is_shown_too(tmp_path: Path, watched: Watch) -> None:
     """Prometheus has just been told the address: it may come yet."""
-    targets = {"TRAINING_EXPORTER_TARGETS_DIR": str(tmp_path / "targets")}
-    run = watched(start(tmp_path, ["sh", "-c", "exit 9"], environment=targets))
+    run = watched(start(tmp_path, ["sh", "-c", "exit 9"]))
     assert wait_until(lambda: run.url)
     time.sleep(1)
     assert run.last_page() == ("failed", "exit status 9", 9)
@@ -301,7 +300,7 @@ for number in range(21, 121): step(number); time.sleep(0.05)
 time.sleep(1)
 monitor.end("completed"); monitor.close()
 """
-    run = watched(train(tmp_path, then, environment={"TRAINING_EXPORTER_TARGETS_DIR": str(targets)}))
+    run = watched(train(tmp_path, then))
     training = psutil.Process(ready(run))
     before = (targets / "r.json").read_text()
     run.process.kill()
@@ -316,7 +315,8 @@ monitor.end("completed"); monitor.close()
 def test_nothing_is_left_behind(tmp_path: Path, watched: Watch) -> None:
     folder = tmp_path / "tmp"
     folder.mkdir()
-    run = watched(train(tmp_path, 'monitor.end("completed")', environment={"TMPDIR": str(folder)}))
+    environment = {"TMPDIR": str(folder)}
+    run = watched(train(tmp_path, 'monitor.end("completed")', "--linger-seconds", "0", environment=environment))
     run.process.wait(30)
     assert list(folder.iterdir()) == []
 
@@ -355,4 +355,53 @@ def test_a_port_that_is_taken(tmp_path: Path, watched: Watch) -> None:
     second = watched(start(tmp_path / "second", ["touch", tmp_path / "started"], "--port", port))
     assert second.process.wait(30) == 2
     assert "the port is taken by another process" in (tmp_path / "second" / "stderr").read_text()
+    assert not (tmp_path / "started").exists()
+
+
+def test_what_the_run_is_expected_to_be_comes_with_it(tmp_path: Path, watched: Watch) -> None:
+    (tmp_path / "profile.yaml").write_text("loss_floor: 0.125\nloss: {0: [1, 9], 3: [0.5, 2]}\n")
+    script = (
+        "import sys, time; from training_exporter import Monitor, events\n"
+        "monitor = Monitor('r', profile=sys.argv[1], gpu=False)\n"
+        "monitor.emit(events.RunStarted(time=time.time(), run='r', num_epochs=3, max_steps=10))\n"
+        "monitor.emit(events.StepEnded(time=time.time(), step=10, epoch=3.0)); time.sleep(60)\n"
+    )
+    run = watched(start(tmp_path, [sys.executable, "-c", script, tmp_path / "profile.yaml"]))
+    assert wait_until(lambda: run.shows("llm_training_expected_loss", 0.5, bound="lower"))
+    assert run.shows("llm_training_expected_loss_floor", 0.125)
+    assert run.shows("llm_training_expected_initial_perplexity", 20, bound="upper"), "the rest is the guide's"
+
+
+def test_workers_of_a_launcher_are_no_runs_of_their_own(tmp_path: Path, watched: Watch) -> None:
+    """They inherit the supervisor's address; the first one speaks for the run."""
+    script = Path(__file__).parents[1] / "exporter" / "two_processes.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    run = watched(start(tmp_path, [*launcher, script, tmp_path / "out"], environment={"OMP_NUM_THREADS": "1"}))
+    most = 0
+    seen = {}
+
+    def ended() -> bool:
+        nonlocal most
+        try:
+            seen.update(page := run.page())
+            most = max(most, int(page.get(("llm_training_processes", ()), 0)))
+        except OSError:
+            return run.process.poll() is not None
+        return run.process.poll() is not None
+
+    assert wait_until(lambda: run.url)
+    assert wait_until(ended, 120)
+    assert run.process.wait() == 0, (tmp_path / "stderr").read_text()
+    assert most == 3
+    assert seen[("llm_training_state", (("state", "completed"),))] == 1
+    assert seen[("llm_training_steps_total", ())] == run.state().step
+    assert "rank 1 has none" in run.out
+
+
+def test_who_may_read_the_page_is_the_supervisors_matter(tmp_path: Path, watched: Watch) -> None:
+    run = watched(start(tmp_path, ["touch", tmp_path / "started"], "--web.config.file", str(tmp_path / "none.yml")))
+    assert run.process.wait(30) == 2
+    [line] = (tmp_path / "stderr").read_text().splitlines()
+    assert line.startswith("training-exporter run: ")
+    assert "none.yml" in line
     assert not (tmp_path / "started").exists()

@@ -16,7 +16,7 @@ from prometheus_client import Metric
 from training_exporter.events import PhaseChanged
 from training_exporter.families import MONITOR_FAMILIES, collect
 from training_exporter.supervise import protocol
-from training_exporter.supervise.protocol import Hello, ProtocolError, Welcome
+from training_exporter.supervise.protocol import Figures, Hello, ProtocolError, Welcome
 from training_exporter.supervise.watched import WatchedRun
 
 log = logging.getLogger(__name__)
@@ -77,43 +77,56 @@ class Hub:
         with self._lock:
             return self._runs[-1] if self._runs else self._command
 
-    @property
-    def ended(self) -> bool:
-        """Whether all that was there has ended."""
-        with self._lock:
-            return all(run.ended for run in self._runs or [self._command])
-
     def tick(self) -> None:
         """To be called every second or so: notes what only time tells."""
+        now = time.monotonic()
         with self._lock:
-            now = time.monotonic()
             if not self._runs and not self._command.ended and now - self._since > QUIET_SECONDS:
                 self._command_shown = True
                 if self._command.state.state == "starting":
-                    self._command.apply(PhaseChanged(time=time.time(), state="training"))
-            for run in self._runs:
-                if run.ended or run.alive:
-                    run.gone_since = None
-                elif run.gone_since is None:
-                    run.gone_since = now
-                elif now - run.gone_since > GONE_SECONDS and run.begun:
-                    run.end("failed", "its process is gone without a word, while the command that started it goes on")
+                    self._command.state.apply(PhaseChanged(time=time.time(), state="training"))
+            runs = [run for run in self._runs if run.begun and not run.ended]
+        for run in runs:
+            if run.alive:
+                run.gone_since = None
+            elif run.gone_since is None:
+                run.gone_since = now
+            elif now - run.gone_since > GONE_SECONDS:
+                self._end(
+                    run, "failed", "its process is gone without a word, while the command that started it goes on"
+                )
 
     def command_ended(self, state: str, reason: str, status: int) -> None:
         """The command is over; `state` and `reason` are what is to be said of a run that has not said it itself."""
         self._hear_out()
         with self._lock:
             self._command_shown = self._command_shown or not self._runs
-            for run in self._runs or [self._command]:
-                if run.alive:
-                    continue  # It outlives its command, and will serve itself.
-                run.end(state, reason)
-            latest = (self._runs or [self._command])[-1]
-            if state == "failed" and latest.ended and status != 0:
-                if latest.state.state == "completed":
-                    latest.failed_after_all(f"{reason}, after the training had completed")
-                elif latest.state.state == "failed":
-                    latest.add_to_reason(f"exit status {status}")
+            runs = list(self._runs or [self._command])
+        for run in runs:
+            if not run.alive:  # Else it outlives its command, and will serve itself.
+                self._end(run, state, reason)
+        latest = runs[-1]
+        if state != "failed" or not latest.ended or status == 0:
+            return
+        if latest.state.state == "completed":
+            with self._lock:
+                event = latest.end("failed", f"{reason}, after the training had completed")
+            latest.write(event)
+        elif latest.state.state == "failed":
+            with self._lock:
+                latest.add_to_reason(f"exit status {status}")
+
+    def _end(self, run: WatchedRun, state: str, reason: str) -> None:
+        """End a run that has not said how it ended; its own last word counts."""
+        own = run.own_end()
+        with self._lock:
+            if run.ended:
+                return
+            if own is not None:
+                run.state.apply(own)
+                return
+            event = run.end(state, reason)
+        run.write(event)
 
     def _hear_out(self, seconds: float = 2.0) -> None:
         """Read what the monitors have said before they ended."""
@@ -200,14 +213,26 @@ class Hub:
                 connection.sendall(protocol.line(self._welcome()))
                 run = self._begin(protocol.parse(lines.readline(), Hello))
                 for line in lines:
-                    with self._lock:
-                        run.take(line)
+                    self._take(run, line)
             except (OSError, ProtocolError) as error:
                 log.debug("a monitor's line broke: %s", error)
             finally:
                 if run is not None:
                     with self._lock:
                         run.connected = False
+
+    def _take(self, run: WatchedRun, line: bytes) -> None:
+        said = run.read(line)
+        if said is None:
+            return
+        if isinstance(said, Figures):
+            run.figures = said
+            return
+        # Of a run that is taken up the past is read, which may take a while: without the lock.
+        state = run.before(said)
+        with self._lock:
+            run.state = state
+            state.apply(said)
 
     def _welcome(self) -> Welcome:
         """A name that a person gave goes to the first run, and to the next that tries what that one did not end."""

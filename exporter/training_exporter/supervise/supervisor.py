@@ -83,17 +83,20 @@ class _Supervision:
                 environment[protocol.SOCKET_VARIABLE] = str(self._path)
             kills = OutOfMemoryKills()
             child.start(command, environment)
+            _let_go_of_streams()
             tree.started(time.time())
             print(f"training-exporter: the metrics of {self._name} are at {endpoint.url}", file=sys.stderr, flush=True)
             while not child.wait(TICK_SECONDS, lambda _: None):
-                hub.tick()
-                self._announce(endpoint, hub.current.run)
+                with _no_harm():
+                    hub.tick()
+                    self._announce(endpoint, hub.current.run)
             assert child.returncode is not None
             status = exit_status(child.returncode)
-            ending = ending_of(child.returncode, child.asked, kills.since(), begun=hub.current.begun)
-            tree.ended(status)
-            hub.command_ended(ending.state, ending.reason, status)
-            self._linger(endpoint, hub)
+            with _no_harm():
+                ending = ending_of(child.returncode, child.asked, kills.since(), begun=hub.current.begun)
+                tree.ended(status)
+                hub.command_ended(ending.state, ending.reason, status)
+                self._linger(endpoint, hub)
             return status
         finally:
             hub.close()
@@ -120,6 +123,23 @@ class _Supervision:
         threading.Thread(target=linger, name="linger", daemon=True).start()
         while not done.is_set() and not leave.is_set():
             self._child.wait(0.1, lambda _: leave.set())
+
+
+def _let_go_of_streams() -> None:
+    """Whoever reads the command's output, or feeds its input, waits for the command alone."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+
+
+@contextlib.contextmanager
+def _no_harm() -> Iterator[None]:
+    """An error of ours must cost neither the training nor its exit status."""
+    try:
+        yield
+    except Exception:
+        log.warning("monitoring failed; the command goes on", exc_info=True)
 
 
 @contextlib.contextmanager

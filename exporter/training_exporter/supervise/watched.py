@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class WatchedRun:
-    """One run. Not thread-safe: the hub's lock is around all that reads or changes it.
+    """One run. Not thread-safe: the hub's lock is around all that changes it, and around no I/O.
 
     `hello` is None for the command itself, as long as no monitor in it has spoken.
     """
@@ -68,41 +68,45 @@ class WatchedRun:
         except psutil.Error:
             return False
 
-    def take(self, line: bytes) -> None:
-        """A line from the monitor. What is none is counted and passed over."""
+    def read(self, line: bytes) -> Event | Figures | None:
+        """What a line from the monitor says. What is none is counted and passed over."""
         try:
             record = json.loads(line)
             if isinstance(record, dict) and "figures" in record:
-                self.figures = protocol.of_record(record, Figures)
-            else:
-                self.apply(from_record(record))
+                return protocol.of_record(record, Figures)
+            return from_record(record)
         except (ValueError, RecursionError, ProtocolError) as error:
             self.bad_lines += 1
             log.debug("%s: a line that is no event: %s", self.run, error)
+            return None
 
-    def apply(self, event: Event) -> None:
-        """Take an event, as the monitor itself did."""
+    def before(self, event: Event) -> RunState:
+        """The state to which the event is to be applied. May read the journal: to be called without the lock."""
         if isinstance(event, RunStarted):
             with contextlib.suppress(journal.JournalError):
-                self.state = taken_up(event, self.state, self.journal)
+                return taken_up(event, self.state, self.journal)
+        return self.state
+
+    def own_end(self) -> RunEnded | None:
+        """The last word of the run that reached its journal alone. To be called without the lock."""
+        own = journal.ending(self.journal) if self.journal is not None and self.begun and not self.ended else None
+        return own if own is not None and own.time >= (self.state.start_time or 0.0) else None
+
+    def end(self, state: str, reason: str) -> RunEnded:
+        """Say how a run ended that could not say so itself. The event is for its journal: see `write`."""
+        event = RunEnded(time=time.time(), state=state, reason=reason)
         self.state.apply(event)
+        return event
 
-    def end(self, state: str, reason: str) -> None:
-        """Say how a run ended that could not say so itself: on the page and, where it has one, in its journal.
-
-        The run's own last word counts, which may have reached the journal alone.
-        """
-        if self.ended:
+    def write(self, event: RunEnded) -> None:
+        """Append an end to the run's journal, where it has one. To be called without the lock."""
+        if self.journal is None or not self.begun:
             return
-        own = journal.ending(self.journal) if self.journal is not None and self.begun else None
-        if own is not None and self.state.start_time is not None and own.time >= self.state.start_time:
-            self.apply(own)
-            return
-        self._append(RunEnded(time=time.time(), state=state, reason=reason))
-
-    def failed_after_all(self, reason: str) -> None:
-        """It said that it had completed, and then its command failed."""
-        self._append(RunEnded(time=time.time(), state="failed", reason=reason))
+        # The writer begins a line of its own where the killed process has left a torn one.
+        writer = journal.JournalWriter(self.journal)
+        writer.put(event)
+        writer.close()
+        self.figures = Figures(self.figures.errors, self.figures.dropped_events + writer.dropped)
 
     def add_to_reason(self, more: str) -> None:
         """Show `more` beside the reason that a failed run gave itself, where it is not there already."""
@@ -119,12 +123,3 @@ class WatchedRun:
         for metric in states:
             metric.samples = [sample._replace(value=0.0) for sample in metric.samples]
         return iter(states)
-
-    def _append(self, event: RunEnded) -> None:
-        self.state.apply(event)
-        if self.journal is not None and self.begun:
-            # The writer begins a line of its own where the killed process has left a torn one.
-            writer = journal.JournalWriter(self.journal)
-            writer.put(event)
-            writer.close()
-            self.figures = Figures(self.figures.errors, self.figures.dropped_events + writer.dropped)
