@@ -165,6 +165,18 @@ def test_nothing_has_to_be_prepared() -> None:
             assert mount["type"] == "volume" or Path(mount["source"]).is_dir(), mount
 
 
+def test_the_example_of_settings_has_all() -> None:
+    example = (ROOT / ".env.example").read_text()
+    used = dict(re.findall(r"\$\{(\w+)(?::-(.*?))?\}", (ROOT / "docker-compose.yml").read_text()))
+    listed = dict(re.findall(r"^# (\w+)=(.*)$", example, re.M))
+    assert set(listed) == set(used)
+    shown = {name for name in used if name.startswith(("SLACK_", "SMTP_"))}
+    assert {name: value for name, value in listed.items() if name not in shown} == {
+        name: value for name, value in used.items() if name not in shown
+    }
+    assert not re.search(r"^[^#\n]", example, re.M), "copied as it is, it changes nothing"
+
+
 def test_own_secrets_and_ports(tmp_path: Path) -> None:
     environment = {
         "SLACK_WEBHOOK_URL_FILE": str(tmp_path / "slack"),

@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"training-exporter inbox: needs training-exporter[stack] ({error})", file=sys.stderr)
         return 2
+    # aiosmtpd tells of each connection, the controller's own probe included.
+    logging.getLogger("mail.log").setLevel(logging.WARNING)
     try:
         runbooks = arguments.runbooks or files.folder("alerts") / "runbooks"
         inbox = Inbox(
@@ -51,8 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     except StackError as error:
         print(f"training-exporter inbox: {error}", file=sys.stderr)
         return 2
-    # aiosmtpd tells of each connection, the controller's own probe included.
-    logging.getLogger("mail.log").setLevel(logging.WARNING)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
