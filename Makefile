@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup
 TOOLS := $(VENV)/.test-tools
 PEERS := $(VENV)/.bench-peers
 
-.PHONY: demo test lint format bench bench-many bench-trainer fuzz setup generate screenshots labelled-runs accuracy clean
+.PHONY: demo test test-docker lint format bench bench-many bench-trainer fuzz setup generate screenshots labelled-runs accuracy clean
 .DEFAULT_GOAL := demo
 
 ## The main job without Docker: one fine-tuning, watched. INJECT=loss_rising for a fault, HOLD=1 to look around after.
@@ -17,6 +17,10 @@ demo: setup
 ## All tests, on real servers.
 test: setup $(TOOLS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+## Those of `docker compose up` on a real engine only: docs/docker.md.
+test-docker: setup $(TOOLS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/compose
 
 ## Style, types, generated files, known vulnerabilities.
 lint: setup
@@ -77,10 +81,11 @@ $(PEERS): pyproject.toml .ci/constraints.txt | $(STAMP)
 	@.ci/setup $(VENV) bench
 	@touch $@
 
-# Docker Compose and Prometheus 3, where they can be had: the tests skip what they lack.
+# Docker with Compose, and Prometheus 3, where they can be had: the tests skip what they lack.
 $(TOOLS): .ci/install-test-tools | $(STAMP)
 	@.ci/install-test-tools $(VENV)
 	@touch $@
 
 clean:
 	rm -rf $(VENV) .demo .screenshots .pytest_cache .mypy_cache .ruff_cache
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/training-exporter/docker"

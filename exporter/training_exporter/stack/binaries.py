@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -110,5 +111,6 @@ def _disable_services(packages: Sequence[str]) -> None:
     """The packages enable their services for the next boot; nobody asked for that."""
     if shutil.which("systemctl") is None:
         return
-    for package in packages:
-        subprocess.run(["systemctl", "disable", "--now", f"{package}.service"], capture_output=True, check=False)
+    listed = subprocess.run(["dpkg", "-L", *packages], capture_output=True, text=True, check=False).stdout
+    units = re.findall(r"/systemd/system/([^/\n]+\.(?:service|socket))$", listed, re.M)
+    subprocess.run(["systemctl", "disable", "--now", *units], capture_output=True, check=False)
