@@ -76,7 +76,13 @@ class _Supervision:
             sources, lambda: f"training-exporter {__version__}: run {hub.current.run}", options, ports.RUN_METRICS
         )
         try:
-            hub.open(endpoint.url)
+            try:
+                hub.open(endpoint.url)
+            except OSError as error:
+                log.warning(
+                    "%s: no socket (%s): a training in the command serves its metrics itself", self._path, error
+                )
+                self._path = None
             self._announce(endpoint, self._name)
             environment = dict(os.environ)
             if self._path is not None:
@@ -85,7 +91,7 @@ class _Supervision:
             child.start(command, environment)
             _let_go_of_streams()
             tree.started(time.time())
-            print(f"training-exporter: the metrics of {self._name} are at {endpoint.url}", file=sys.stderr, flush=True)
+            print(f"training-exporter: the metrics are at {endpoint.url}", file=sys.stderr, flush=True)
             while not child.wait(TICK_SECONDS, lambda _: None):
                 with _no_harm():
                     hub.tick()
