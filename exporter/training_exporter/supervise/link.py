@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -38,13 +39,18 @@ class SupervisorLink(EventWriter):
         super().__init__(log.warning)
 
     def _write(self, batch: list[Event]) -> None:
-        self._send(lines_of(batch))
+        lines = bytearray()
+        for event in batch:
+            # One that is no event costs the others nothing.
+            with contextlib.suppress(TypeError, ValueError):
+                lines += lines_of([event])
+        self._send(lines)
         figures = self._figures()
         if figures != self._told:
             self._told = figures
             self._send(protocol.line(figures))
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | bytearray) -> None:
         if self._connection is None:
             return
         try:
