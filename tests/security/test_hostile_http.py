@@ -353,3 +353,9 @@ def test_no_more_sockets_than_the_process_may_have(monkeypatch: pytest.MonkeyPat
                 peer.close()
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         scraped(server)
+
+
+def test_a_body_in_countless_chunks_takes_no_time(server: MetricsServer) -> None:
+    request = b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 200_000
+    with bounded(server):
+        assert raw(server.port, request).startswith(b"HTTP/1.1 413")

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from trading_llm.dataset import simulated_dataset, write_dataset
 from training_exporter import Monitor
 from training_exporter.stack import launch
 from training_exporter.stack.servers import Stack
@@ -46,12 +47,12 @@ def listening(process: psutil.Process) -> int:
 
 @contextlib.contextmanager
 def command(*arguments: str) -> Iterator[psutil.Process]:
-    started = subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    started = subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield psutil.Process(started.pid)
     finally:
         started.terminate()
-        started.communicate(timeout=60)
+        started.wait(timeout=60)
 
 
 def wait_until_it_listens(process: psutil.Process, count: int) -> None:
@@ -116,12 +117,11 @@ def test_commands(arguments: list[str], sockets: int) -> None:
 
 def test_a_training_with_all_its_trackers(tmp_path: Path) -> None:
     """The whole of it, looked at ten times a second; what of it listens at all is `/metrics`."""
+    data = write_dataset(tmp_path / "data", *simulated_dataset(64, 16))[0]
     arguments = [
-        "train", "--output-dir", str(tmp_path / "out"), "--train-data", str(tmp_path / "data" / "train_data.json"),
-        "--metrics-port", "0", "--threads", "1", "--batch-size", "4", "--num-epochs", "0.2", "--quality-prompts", "0",
+        "train", "--output-dir", str(tmp_path / "out"), "--train-data", str(data), "--metrics-port", "0",
+        "--threads", "1", "--batch-size", "4", "--num-epochs", "1", "--quality-prompts", "0",
     ]  # fmt: skip
-    generate = ["trading_llm.train_llm", "generate", "--output-dir", str(tmp_path / "data")]
-    subprocess.run([sys.executable, "-m", *generate], check=True, capture_output=True)
     seen: set[str] = set()
     most = 0
     with command("trading_llm.train_llm", *arguments) as process:

@@ -71,7 +71,8 @@ def test_scraped_with_everything_and_refused_without(version: str, way: str, tmp
         assert announced[0]["labels"] == {"__scheme__": "https"}
         for name, options, why in (
             ("all", [*authority, *certificate, *proof], ""),
-            ("no-certificate", [*authority, *proof], "certificate required"),
+            # Python's asyncio closes without the alert that says what is missing.
+            ("no-certificate", [*authority, *proof], "EOF"),
             ("no-authority", [*certificate, *proof], "certificate signed by unknown authority"),
             ("no-proof", [*authority, *certificate], "401 Unauthorized"),
             ("nothing", [], "unknown authority"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from security_world import TOKEN, USER, Keys, hashed, serving
 
-from training_exporter import Monitor, WebConfigError
+from training_exporter import Monitor, WebConfigError, cli
 from training_exporter.web.config import load
 from training_exporter.web.options import WEB_CONFIG_VARIABLE
 
@@ -115,28 +114,31 @@ def test_what_is_wrong_is_named_and_no_secret_repeated(keys: Keys, content: str,
     assert "a token with" not in message
 
 
-def test_commands_end_with_2_and_one_line(keys: Keys) -> None:
+@pytest.mark.parametrize("command", ["gpu --replay healthy", "run --no-gpu -- true"])
+def test_commands_end_with_2_and_one_line(command: str, keys: Keys, capsys: pytest.CaptureFixture[str]) -> None:
     path = keys.config({"bearer_token_file": "short"})
-    for command in (
-        ["training_exporter.cli", "gpu", "--replay", "healthy", "--port", "0", "--web.config.file", str(path)],
-        ["trading_llm.train_llm", "train", "--metrics-port", "0", "--metrics-web-config", str(path), "--threads", "1",
-         "--output-dir", str(keys.folder / "run"), "--train-data", str(keys.folder / "data" / "train_data.json")],
-    ):  # fmt: skip
-        if command[0].startswith("trading_llm"):
-            generate = [
-                sys.executable,
-                "-m",
-                "trading_llm.train_llm",
-                "generate",
-                "--output-dir",
-                str(keys.folder / "data"),
-            ]
-            subprocess.run(generate, check=True, capture_output=True)
-        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=200)
-        assert done.returncode == 2, done.stderr
-        assert f"{path}: bearer_token_file: " in done.stderr
-        assert "Traceback" not in done.stderr
-        assert "secret" not in done.stderr
+    name, *more = command.split()
+    assert cli.main([name, "--port", "0", "--web.config.file", str(path), *more]) == 2
+    said = capsys.readouterr().err
+    assert f"training-exporter {name}: {path}: bearer_token_file: " in said
+    assert "secret" not in said
+
+
+def test_a_training_ends_with_2_before_it_begins(keys: Keys, capfd: pytest.CaptureFixture[str]) -> None:
+    from trading_llm import cli as trading_llm
+    from trading_llm.dataset import simulated_dataset, write_dataset
+
+    path = keys.config({"bearer_token_file": "short"})
+    data = write_dataset(keys.folder / "data", *simulated_dataset(24, 8))[0]
+    arguments = [
+        "train", "--train-data", str(data), "--output-dir", str(keys.folder / "run"), "--threads", "1",
+        "--metrics-port", "0", "--metrics-web-config", str(path),
+    ]  # fmt: skip
+    assert trading_llm.main(arguments) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"trading-llm: --metrics-web-config: {path}: bearer_token_file: ")
+    assert said.count("\n") == 1
+    assert not list((keys.folder / "run").glob("*"))
 
 
 def test_the_environment_names_it_too(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:

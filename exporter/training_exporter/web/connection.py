@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._request: h11.Request | None = None
-        self._body = b""
+        self._body = bytearray()
         self._pending = False  # a handshake or a password: nothing may be answered yet
         self._unread = False  # the peer does not read what was written
         self._failed = False
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
                     self._transport.resume_reading()
                     return
                 if isinstance(event, h11.Request):
-                    self._request, self._body = event, b""
+                    self._request, self._body = event, bytearray()
                     if (refusal := self._framing(event)) is not None:
                         self._write(refusal, last=True)
                         return
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         except ValueError:
             self._write(text(400, "This is no address.\n"), last=True)
             return
-        request = Request(self._request.method.decode("latin1"), path, query, headers, self._body)
+        request = Request(self._request.method.decode("latin1"), path, query, headers, bytes(self._body))
         if path in PROBES:
             self._handle(request, Verdict.ALLOWED)
             return
@@ -162,7 +162,10 @@ class Connection(asyncio.Protocol):
             self._task = self._loop.create_task(self._handle_later(request, verdict))
 
     async def _handle_later(self, request: Request, verdict: asyncio.Future[Verdict]) -> None:
-        found = await verdict
+        try:
+            found = await verdict
+        except RuntimeError:  # the interpreter ends, and starts no thread for bcrypt any more
+            found = Verdict.BUSY
         self._pending = False
         self._handle(request, found)
 

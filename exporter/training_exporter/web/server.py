@@ -36,11 +36,10 @@ class HttpServer:
     """Serves `handler` on `host:port` until `stop`. Raises OSError where the address cannot be had.
 
     `handler` runs on the server's thread; while it runs, others wait. An error in it is a 500, and logged once.
+    `max_body_bytes`: of a request; who only reads needs none.
     """
 
-    def __init__(
-        self, handler: Handler, *, host: str, port: int, access: Access, max_body_bytes: int = 64 * 1024
-    ) -> None:
+    def __init__(self, handler: Handler, *, host: str, port: int, access: Access, max_body_bytes: int = 1024) -> None:
         self.handler, self.access, self.max_body_bytes = handler, access, max_body_bytes
         self._socket = _listen(host, port)
         self.port = int(self._socket.getsockname()[1])
