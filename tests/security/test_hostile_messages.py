@@ -22,8 +22,10 @@ from training_exporter.stack.messages import Values
 from training_exporter.stack.servers import Stack
 
 EVIL = (
+    # Names are cut at some length: what is looked for comes first.
+    "{{ .ExternalURL }} "
     '"><script>alert(1)</script><img src=x onerror=alert(1)> <!channel> <@U123> <https://evil.example|Dashboard> '
-    "\r\nBcc: evil@example.org\r\nContent-Type: text/plain\r\n\r\nhello \u202egnp.exe\u202c {{ .ExternalURL }} a|b&c' "
+    "\r\nBcc: evil@example.org\r\nContent-Type: text/plain\r\n\r\nhello \u202egnp.exe\u202c a|b&c' "
     "javascript:x"
 )
 OURS = {"127.0.0.1", "localhost"}
