@@ -52,6 +52,7 @@ SIGNS = {
     "run_vanished",
     "worse_than_random",
     "evaluation_overhead",
+    "straggler_rank",
     "checkpoint_stale",
     "text_quality",
 }

@@ -18,6 +18,7 @@ from training_exporter.events import (
     Event,
     LossLogged,
     PhaseChanged,
+    RanksTimed,
     RunEnded,
     RunStarted,
     StepEnded,
@@ -65,6 +66,7 @@ def events(run: str, start: float, step_seconds: float = STEP_SECONDS) -> Iterat
             optimizer_seconds=0.2 * step_seconds,
             learning_rate=PEAK * (1 - (step - 1) / STEPS),
         )
+        yield RanksTimed(time=now, step=step, seconds=(0.5 * step_seconds, 0.6 * step_seconds))
         yield LossLogged(time=now, step=step, loss=loss, gradient_norm=1 + math.cos(step) / 4)
         if step % 10 == 0:
             yield PhaseChanged(time=now, state="evaluating")

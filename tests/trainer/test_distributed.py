@@ -20,6 +20,7 @@ from trading_llm.model import load_base
 pytestmark = pytest.mark.timeout(900)
 
 FIXED = ("--lora-dropout", "0", "--run-name", "pair")
+TEXTS = ("--quality-prompts", "2")  # an option that is given twice has its last value
 
 
 def torchrun(*arguments: str) -> list[str]:
@@ -32,7 +33,7 @@ def torchrun(*arguments: str) -> list[str]:
 def pair(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     output = tmp_path_factory.mktemp("pair") / "out"
     done = subprocess.run(
-        torchrun(*options(data, output, *FIXED, "--batch-size", "2")),
+        torchrun(*options(data, output, *FIXED, "--batch-size", "2"), *TEXTS),
         capture_output=True, text=True, timeout=600, env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-5000:]
@@ -73,6 +74,27 @@ def test_the_gradients_are_those_of_one_process_with_both_batches(
         assert (one[name] - two[name]).abs().max() < 2e-3 * one[name].abs().max() + 1e-5, name
     one_loss, two_loss = (journal(output, "evaluated")[-1]["loss"] for output in (tmp_path / "one", pair[0]))
     assert two_loss == pytest.approx(one_loss, rel=1e-3)
+
+
+def test_the_first_process_writes_texts_and_the_training_is_the_same_without(
+    pair: tuple[Path, str], data: Path, tmp_path: Path
+) -> None:
+    output, printed = pair
+    assert [(line["stage"], line["step"]) for line in journal(output, "text_scored")] == [
+        ("early", 3), ("middle", 8), ("final", 16),
+    ]  # fmt: skip
+    assert printed.count("Text quality, final") == 1
+    without = tmp_path / "out"
+    done = subprocess.run(
+        torchrun(*options(data, without, *FIXED, "--batch-size", "2")),
+        capture_output=True, text=True, timeout=600, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert journal(without, "text_scored") == []
+    for event, key in (("loss_logged", "loss"), ("loss_logged", "tokens"), ("evaluated", "loss")):
+        assert [line[key] for line in journal(output, event)] == [line[key] for line in journal(without, event)]
+    with_texts, plain = (load_file(folder / "adapter_model.safetensors") for folder in (output, without))
+    assert all(with_texts[name].equal(plain[name]) for name in plain)
 
 
 def test_a_signal_stops_all_processes_in_the_same_step(data: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from trading_llm.arguments import Steps, gradient_checkpointing, optimizer, step
 from trading_llm.data import Completions
 from trading_llm.errors import UsageError
 from trading_llm.model import EMBEDDED_DIRECTORY, compute_dtype, unloadable
+from trading_llm.preflight import check_options
 from trading_llm.settings import EMBEDDED, TrainSettings
 from trading_llm.sources import read_sources
 from trading_llm.texts import use_chat_template
@@ -38,6 +39,7 @@ class Memory:
 
 def dry_run(settings: TrainSettings) -> str:
     """The plan in words. Raises UsageError for whatever would end the run before its first step."""
+    check_options(settings)
     source = str(EMBEDDED_DIRECTORY) if settings.base_model == EMBEDDED else settings.base_model
     sources = read_sources(settings)
     try:

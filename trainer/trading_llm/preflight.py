@@ -1,19 +1,37 @@
-"""What would end a run hours later is looked for before its first step: a directory or a disk that cannot take it."""
+"""What would end a run later is looked for before its first step: a directory or a disk that cannot take it, an option
+that needs what is not here."""
 
 import os
 import shutil
 from pathlib import Path
 
+import torch
 from torch import nn
+from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
 from trading_llm.arguments import CHECKPOINTS_KEPT
 from trading_llm.errors import UsageError
+from trading_llm.settings import TrainSettings
 
 PROBE_BYTES = 2**20
 BYTES_PER_PARAMETER = 12
 """Of a trainable parameter in a checkpoint: its value and AdamW's two moments, 32 bits each."""
 SPARE_BYTES = 64 * 2**20
 """Tokenizer, journal, TensorBoard, samples."""
+
+
+def check_options(settings: TrainSettings) -> None:
+    """Raises UsageError for an option that needs a GPU, a library or a compiler that is not here."""
+    cuda = torch.cuda.is_available()
+    if settings.attention == "flash_attention_2" and not (cuda and is_flash_attn_2_available()):
+        lacking = "the library flash-attn" if cuda else "a GPU"
+        raise UsageError(f"--attention: found flash_attention_2 without {lacking}; allowed here: auto, sdpa")
+    if settings.liger and not (cuda and is_liger_kernel_available()):
+        lacking = "the library liger-kernel" if cuda else "a GPU"
+        raise UsageError(f"--liger: found without {lacking}; allowed: with a GPU, after `pip install liger-kernel`")
+    compiler = os.environ.get("CXX", "g++")
+    if settings.compile and not cuda and shutil.which(compiler) is None:
+        raise UsageError(f"--compile: found no C++ compiler {compiler!r} on PATH; allowed: with one, or CXX=...")
 
 
 def make_directory(path: Path) -> None:

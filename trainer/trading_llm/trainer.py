@@ -68,6 +68,12 @@ class CompletionTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._work = OwnWork(self.args.device.type)
+        if self.is_fsdp_enabled:
+            # Whole adapters, put together from all processes: they are small. Saved in shards, which is accelerate's
+            # default, they could be neither used nor taken back when the training ends with its best model.
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.state_dict_config = plugin.optim_state_dict_config = None
+            plugin.set_state_dict_type("FULL_STATE_DICT")
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         self._work.fetching()

@@ -23,7 +23,7 @@ from trading_llm.errors import RunFailed, UsageError
 from trading_llm.loss import fuse_loss
 from trading_llm.memory import remedies, retry_smaller
 from trading_llm.model import add_lora, load_base
-from trading_llm.preflight import bytes_on_disk, check_disk, make_directory
+from trading_llm.preflight import bytes_on_disk, check_disk, check_options, make_directory
 from trading_llm.processes import say
 from trading_llm.quality.stages import assess_texts
 from trading_llm.report import ConsoleReport
@@ -63,6 +63,7 @@ def train(settings: TrainSettings) -> Path:
     """
     quiet()
     injection = inject.parse(settings.inject) if settings.inject else None
+    check_options(settings)
     make_directory(settings.output_dir)
     settings, checkpoint = resumed(settings)
     prepared = prepare(settings, injection)

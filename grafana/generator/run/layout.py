@@ -35,6 +35,8 @@ PACE: dict[int, Callable[[int, Grid], Panel]] = {
     54: pace_signals.unsaved,
     55: learning_signals.nonfinite,
     56: pace_signals.out_of_memory,
+    57: pace_signals.own_work,
+    58: pace_signals.straggling,
 }
 WIDTH, HEIGHT = 8, 7
 

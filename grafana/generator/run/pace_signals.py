@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from generator import facts
-from generator.model import Panel
-from generator.queries import of_run
+from generator.model import Panel, Target
+from generator.queries import RUN, of_run, per_step
 from generator.run.limits import constant, fixed_limits, in_percent, limit, signals
-from generator.style import Grid
+from generator.style import REFERENCE, Grid, chart, line
 
 
 def speed(id: int, grid: Grid) -> Panel:
@@ -120,4 +120,38 @@ def out_of_memory(id: int, grid: Grid) -> Panel:
         decimals=0,
         min=0,
         custom={"axisSoftMax": 1},
+    )
+
+
+def own_work(id: int, grid: Grid) -> Panel:
+    return chart(
+        id,
+        "Own work of each process",
+        "Of a distributed job: what each process needs in a step for its own work, waiting for data and forward "
+        "passes, beside the mean time of a whole step. Good: lines close together. Bad: one above the others, which "
+        "wait for it in the rest of the step. A single process has the whole step only.",
+        [
+            Target(per_step("llm_training_step_duration_seconds_sum"), "whole step", properties=line(REFERENCE)),
+            Target(f"max by (rank) (llm_training_rank_step_duration_seconds{RUN})", "process {{rank}}"),
+        ],
+        grid,
+        unit="s",
+        min=0,
+        runbooks=["StragglerRank"],
+    )
+
+
+def straggling(id: int, grid: Grid) -> Panel:
+    return signals(
+        id,
+        "Waiting for the slowest process",
+        "What the slowest process of a distributed job needs for its own work beyond the mean of the others, over ten "
+        "minutes, as a share of the step. Good: a few percent. StragglerRank fires above the line.",
+        [(of_run("run:llm_training_straggling:ratio_10m"), "waiting")],
+        fixed_limits("StragglerRank", "info", "run:llm_training_straggling:ratio_10m", percent=True),
+        grid,
+        runbooks=["StragglerRank"],
+        no_value="one process",
+        unit="percentunit",
+        min=0,
     )
