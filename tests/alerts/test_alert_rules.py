@@ -218,6 +218,7 @@ def test_settings_that_messages_name_are_exported(alert: Alert) -> None:
         "criterion",
         "stage",
         "reason",
+        "rank",
     }
     assert named <= {*SETTINGS, *others}
 

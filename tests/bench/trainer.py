@@ -1,15 +1,19 @@
 """`make bench-trainer`: tokens/s and peak memory of `trading-llm train` beside the plain way, in one run.
 
-The plain way is transformers' Trainer with PEFT and padded batches, as its documentation has it; model, data, order of
-the records, LoRA, optimizer and precision are the same. Each measurement is a process of its own; the two take turns,
-so that what else the machine does meets both. What to read is the ratio; tokens are those that are no padding.
+The plain way is transformers' Trainer with PEFT and padded batches, as its documentation has it; where TRL is installed
+(`.venv/bin/python -m pip install trl`), also its SFTTrainer. Model, data, order of the records, LoRA, optimizer and
+precision are the same. Each measurement is a process of its own; the ways take turns, so that what else the machine
+does meets all. What to read is the ratio; tokens are those that are no padding. Two sets of data: the generator's, with
+records of about the same length, and one of mixed lengths.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
@@ -22,6 +26,7 @@ from typing import Any
 WARM_UP_STEPS = 3
 WAYS = {
     "plain": "transformers Trainer, PEFT, padded batches",
+    "trl": "TRL SFTTrainer, PEFT, padded batches",
     "padded": "trading-llm train --no-padding-free",
     "ours": "trading-llm train",
 }
@@ -66,7 +71,23 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def measure(way: str, steps: int, output: Path) -> dict[str, float]:
+def mixed(source: Path, target: Path) -> None:
+    """Records of mixed lengths: one to five explanations, half of the records one, half of their figures or all."""
+    from trading_llm.dataset import prompt_and_completion
+    from trading_llm.examples import read_examples
+
+    draw, records = random.Random(1), read_examples(source)
+    with target.open("w", encoding="utf-8") as file:
+        for record in records:
+            count = draw.choices((1, 2, 3, 4, 5), (8, 4, 2, 1, 1))[0]
+            prompt, completion = prompt_and_completion(record)
+            lines = prompt.splitlines()
+            prompt = "\n".join(lines[: draw.choice((len(lines) // 2, len(lines)))])
+            parts = [completion, *(prompt_and_completion(draw.choice(records))[1] for _ in range(count - 1))]
+            file.write(json.dumps({"prompt": prompt, "completion": "".join(parts)}) + "\n")
+
+
+def measure(way: str, steps: int, data: Path, output: Path) -> dict[str, float]:
     """In a process of its own."""
     import torch
 
@@ -75,11 +96,11 @@ def measure(way: str, steps: int, output: Path) -> dict[str, float]:
 
     quiet()
     settings = TrainSettings(
-        output_dir=output, train_data=output.parent / "data" / "train_data.json", threads=1, metrics_port=0,
+        output_dir=output, train_data=data, threads=1, metrics_port=0,
         padding_free=way != "padded",
     )  # fmt: skip
     prepared = prepare(settings)
-    if way != "plain":
+    if way not in {"plain", "trl"}:
         watch = watched(prepared, settings)
         clock = Clock(prepared.trainer, steps)
         prepared.trainer.train()
@@ -98,16 +119,31 @@ def measure(way: str, steps: int, output: Path) -> dict[str, float]:
         task_type="CAUSAL_LM", r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
         target_modules="all-linear",
     )  # fmt: skip
-    trainer = Trainer(
-        get_peft_model(model, lora),
-        TrainingArguments(
-            str(output), per_device_train_batch_size=settings.batch_size, learning_rate=settings.peak_learning_rate,
-            seed=settings.seed, report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
-            remove_unused_columns=False, logging_strategy="no",
-        ),
-        train_dataset=items,
-        data_collator=DataCollatorForSeq2Seq(prepared.tokenizer, label_pad_token_id=-100),
-    )  # fmt: skip
+    common: dict[str, Any] = {
+        "output_dir": str(output), "per_device_train_batch_size": settings.batch_size, "seed": settings.seed,
+        "learning_rate": settings.peak_learning_rate, "report_to": "none", "disable_tqdm": True, "use_cpu": True,
+        "dataloader_pin_memory": False, "remove_unused_columns": False, "logging_strategy": "no",
+    }  # fmt: skip
+    collate = DataCollatorForSeq2Seq(prepared.tokenizer, label_pad_token_id=-100)
+    trainer: Any
+    if way == "plain":
+        trainer = Trainer(
+            get_peft_model(model, lora), TrainingArguments(**common), train_dataset=items, data_collator=collate
+        )
+    else:
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
+
+        trainer = SFTTrainer(
+            model,
+            # As on the other ways: fp32, no checkpointing; the data are tokenized already.
+            SFTConfig(**common, bf16=False, gradient_checkpointing=False,
+                      dataset_kwargs={"skip_prepare_dataset": True}),
+            train_dataset=Dataset.from_list(items),
+            data_collator=collate,
+            processing_class=prepared.tokenizer,
+            peft_config=lora,
+        )  # fmt: skip
     clock = Clock(trainer, steps)
     trainer.train()
     return clock.result()
@@ -119,26 +155,37 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure, options.steps, options.output)))
+        print(json.dumps(measure(options.measure, options.steps, options.data, options.output)))
         return 0
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    ways = {way: name for way, name in WAYS.items() if way != "trl" or importlib.util.find_spec("trl")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate = ["-m", "trading_llm.train_llm", "generate", "--output-dir", str(folder / "data")]
         subprocess.run([sys.executable, *generate], check=True, stdout=subprocess.DEVNULL)
-        for number in range(options.rounds):
-            for way in WAYS:
-                command = [sys.executable, "-m", "tests.bench.trainer", "--measure", way, "--steps", str(options.steps)]
-                done = subprocess.run(
-                    [*command, "--output", str(folder / f"{way}-{number}")],
-                    check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-                )  # fmt: skip
-                found[way].append(json.loads(done.stdout.splitlines()[-1]))
-                print(f"round {number + 1}, {way}: {found[way][-1]}", file=sys.stderr, flush=True)
-    print(f"{'':46} tokens/s   tokens per CPU second   peak memory")
-    for way, name in WAYS.items():
+        data = {"records of about one length": folder / "data" / "train_data.json", "mixed": folder / "mixed.jsonl"}
+        mixed(data["records of about one length"], data["mixed"])
+        for kind, file in data.items():
+            found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+            for number in range(options.rounds):
+                for way in ways:
+                    command = [sys.executable, "-m", "tests.bench.trainer", "--measure", way, "--data", str(file)]
+                    done = subprocess.run(
+                        [*command, "--steps", str(options.steps), "--output", str(folder / f"{way}-{number}")],
+                        check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    )  # fmt: skip
+                    found[way].append(json.loads(done.stdout.splitlines()[-1]))
+                    print(f"round {number + 1}, {way}: {found[way][-1]}", file=sys.stderr, flush=True)
+            show(kind, ways, found)
+    return 0
+
+
+def show(kind: str, ways: dict[str, str], found: dict[str, list[dict[str, float]]]) -> None:
+    """The table of one set of data."""
+    print(f"{kind:46} tokens/s   tokens per CPU second   peak memory", flush=True)
+    for way, name in ways.items():
         wall, cpu, peak = (
             [run["tokens"] / run["wall"] for run in found[way]],
             [run["tokens"] / run["cpu"] for run in found[way]],
@@ -153,9 +200,9 @@ def main() -> int:
         )
         print(
             f"{name:46} {statistics.median(wall):8.0f} {ratios[0]:.2f}x {statistics.median(cpu):8.0f} {ratios[1]:.2f}x "
-            f"{statistics.median(peak):8.0f} MiB {of_peak:.2f}x"
+            f"{statistics.median(peak):8.0f} MiB {of_peak:.2f}x",
+            flush=True,
         )
-    return 0
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_what_is_learnt_is_what_one_process_learns(sharded: tuple[Path, str], on
 
 def test_adapter_and_checkpoint_are_whole(sharded: tuple[Path, str]) -> None:
     output, _ = sharded
-    [checkpoint] = [path for path in output.glob("checkpoint-8")]
+    checkpoint = output / "checkpoint-8"
     for folder in (output, checkpoint):
         model, _ = load_adapter(folder, None)
         assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)

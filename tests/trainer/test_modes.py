@@ -1,9 +1,11 @@
 """Settings that change how fast or in how much memory a training runs, and not what it learns."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from trainer_runs import Run, journal, options
 
 from trading_llm import cli
@@ -39,6 +41,45 @@ def test_the_losses_are_those_of_the_usual_way(run: Run, usual: list[float], mor
     code, output, text = run(*FIXED, *more)
     assert code == 0, text
     assert losses(output) == pytest.approx(usual, rel=tolerance)
+
+
+@pytest.mark.timeout(600)
+def test_compiled_it_learns_the_same(run: Run, usual: list[float]) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    code, output, text = run("--lora-dropout", "0", "--num-epochs", "0.4", "--compile")
+    assert code == 0, text
+    assert losses(output) == pytest.approx(usual, rel=1e-4)
+    saved = load_file(output / "adapter_model.safetensors")
+    assert all(name.startswith("base_model.model.model.layers.") for name in saved), "no `_orig_mod` in the names"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--attention", "flash_attention_2"], "--attention: found flash_attention_2 without"),
+        (["--liger"], "--liger: found without"),
+        (["--compile"], "--compile: found no C++ compiler 'no-compiler' on PATH"),
+    ],
+)
+def test_what_is_not_here_is_one_line_before_the_first_step(
+    run: Run, option: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-compiler")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for more in ([], ["--dry-run"]):
+        code, output, text = run(*option, *more)
+        assert code == 2
+        assert text.count("\n") == 1
+        assert said in text
+        assert not output.exists()
+
+
+def test_a_paged_optimizer_on_a_cpu_is_the_plain_one(run: Run) -> None:
+    with pytest.warns(UserWarning, match="Paged optimizers are not supported on CPU"):
+        code, output, text = run("--num-epochs", "0.2", "--optimizer", "paged_adamw_8bit")
+    assert code == 0, text
+    assert journal(output, "run_ended")[0]["state"] == "completed"
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])

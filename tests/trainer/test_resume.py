@@ -97,6 +97,32 @@ def test_other_settings_are_refused(run: Run, whole: Path) -> None:
     assert "allowed: a directory of a complete checkpoint" in text
 
 
+def test_a_run_that_is_complete_is_left_alone(run: Run) -> None:
+    code, output, text = run("--num-epochs", "0.5")
+    assert code == 0, text
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.rglob("*") if path.is_file()}
+    code, _, text = run("--num-epochs", "0.5", "--resume")
+    assert code == 0
+    assert f"--resume: the run of {output / 'checkpoint-8'} is complete (8 of 8 steps)" in text
+    assert {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.rglob("*") if path.is_file()
+    } == before
+    code, _, text = run("--num-epochs", "1", "--resume")
+    assert (code, "--num-epochs: found 1.0, but the run of" in text) == (2, True)
+
+
+def test_what_the_end_of_a_killed_run_left_undone_is_done(run: Run) -> None:
+    _, output, _ = run("--num-epochs", "0.5")
+    adapter = output / "adapter_model.safetensors"
+    expected = adapter.read_bytes()
+    adapter.unlink()
+    code, _, text = run("--num-epochs", "0.5", "--resume")
+    assert code == 0
+    assert f"Adapter of checkpoint-8 saved in {output}" in text
+    assert adapter.read_bytes() == expected
+    assert not list(output.glob("*.part"))
+
+
 def test_resume_without_a_checkpoint_begins(run: Run) -> None:
     code, output, text = run("--resume", "--num-epochs", "0.1")
     assert code == 0, text

@@ -1,8 +1,9 @@
 """Attention for batches without padding: the records of a batch stand one after another in one row.
 
-Linear layers, norms and the loss then work on tokens only. For the attention alone the records are laid out below each
-other, as in a padded batch; being padded on the right, they need no mask but the causal one, which SDPA's fast kernels
-have built in. No record sees another, and the result is the one of a padded batch.
+Linear layers, norms and the loss then work on tokens only. On a CPU the attention takes record after record. On a GPU,
+where many small kernels would be slow, the records are laid out below each other, as in a padded batch; being padded
+on the right, they need no mask but the causal one, which SDPA's fast kernels have built in. No record sees another, and
+the result is the one of a padded batch.
 """
 
 from typing import Any
@@ -53,15 +54,25 @@ def padding_free_sdpa(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     places: torch.Tensor | None = None,
+    lengths: tuple[int, ...] | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """As transformers' SDPA; with `places`, `attention_mask` holds the `cells` of `lay_out` and the batch is one row.
+    With `lengths`, the tokens of each record, the records are taken one by one.
 
     query, key, value: (1, heads, tokens, head size); returns (1, tokens, heads, head size).
     """
     if places is None or attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    kwargs["is_causal"] = True
+    if lengths is not None:
+        parts = zip(*(row.split(lengths, dim=2) for row in (query, key, value)), strict=True)
+        outs = [
+            sdpa_attention_forward(module, *part, _window(part[0].shape[2], sliding_window, query.device), **kwargs)[0]
+            for part in parts
+        ]
+        return torch.cat(outs, dim=1), None
     records, width = attention_mask.shape[2:]
     cells = attention_mask.flatten()
 
@@ -69,13 +80,17 @@ def padding_free_sdpa(
         flat = row[0].transpose(0, 1).flatten(1)
         return _Spread.apply(flat, cells, places).view(records, width, *row.shape[1::2]).transpose(1, 2)
 
-    kwargs["is_causal"] = True
-    window = None
-    if sliding_window is not None and width > sliding_window:
-        distance = torch.arange(width, device=query.device)[:, None] - torch.arange(width, device=query.device)
-        window = ((distance >= 0) & (distance < sliding_window))[None, None]
+    window = _window(width, sliding_window, query.device)
     out, _ = sdpa_attention_forward(module, laid_out(query), laid_out(key), laid_out(value), window, **kwargs)
     return _Gather.apply(out.flatten(0, 1).flatten(1), cells, places).view(1, -1, *out.shape[2:]), None
+
+
+def _window(width: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
+    """(1, 1, width, width) of booleans, where a token sees only so many before it; None where it sees all."""
+    if sliding_window is None or width <= sliding_window:
+        return None
+    distance = torch.arange(width, device=device)[:, None] - torch.arange(width, device=device)
+    return ((distance >= 0) & (distance < sliding_window))[None, None]
 
 
 class _Spread(torch.autograd.Function):

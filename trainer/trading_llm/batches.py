@@ -18,11 +18,12 @@ class RowCollator:
     (1, tokens). Logits are only computed for the (1, targets) `shift_labels`, at the places in the row that
     `logits_to_keep` (targets,) names. For SDPA `attention_mask` and `places` are those of `lay_out`; FlashAttention
     takes the records' bounds `cu_seq_lens_q` and `_k` (records + 1, int32) and the longest record's length instead.
+    `one_by_one`, for the CPU, adds the records' `lengths`, a tuple of integers.
     `change`, where set, sees ids and labels of every batch before it is handed out (see `inject.py`).
     """
 
-    def __init__(self, attention: str) -> None:
-        self._flash = attention in FLASH
+    def __init__(self, attention: str, one_by_one: bool = False) -> None:
+        self._flash, self._one_by_one = attention in FLASH, one_by_one
         self.change: Callable[[Batch], Batch] | None = None
 
     def __call__(self, items: Sequence[Item]) -> Batch:
@@ -46,6 +47,8 @@ class RowCollator:
             batch |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}  # type: ignore[dict-item]
         else:
             batch["attention_mask"], batch["places"] = lay_out(lengths)
+            if self._one_by_one:
+                batch["lengths"] = tuple(lengths)  # type: ignore[assignment]
         return batch
 
 

@@ -4,17 +4,24 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from trading_llm.errors import UsageError
-from trading_llm.processes import say
+from trading_llm.processes import first, say
 from trading_llm.settings import LAST, TrainSettings
 from trading_llm.untrusted import check_checkpoint
 
 SETTINGS_FILE = "settings.yaml"
+
+ADAPTER_FILES = (
+    "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    "adapter_model.safetensors",
+)  # fmt: skip
+"""Of a checkpoint, what an adapter needs; the weights last, so that they are there when all is."""
 
 MUST_BE_THE_SAME = (
     "base_model", "train_data", "eval_data", "eval_share", "chat_template", "num_epochs", "batch_size",
@@ -70,6 +77,32 @@ def resumed(settings: TrainSettings) -> tuple[TrainSettings, Path | None]:
             )
     name = settings.run_name or before.get("run_name")
     return dataclasses.replace(settings, run_name=name), checkpoint
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether the checkpoint was made after the last step of its run."""
+    state = _state(checkpoint) or {}
+    return 0 < state.get("max_steps", 0) <= state["global_step"]
+
+
+def finish(output_dir: Path, checkpoint: Path) -> None:
+    """Nothing is left to train after `checkpoint`: say so, and touch nothing but what the end of the run left undone.
+
+    A run that was killed between its last checkpoint and its end has no adapter yet: it is the best checkpoint's.
+    """
+    state = _state(checkpoint) or {}
+    say(f"--resume: the run of {checkpoint} is complete ({state['global_step']} of {state['max_steps']} steps)")
+    adapter = output_dir / ADAPTER_FILES[-1]
+    if adapter.exists() or not first():
+        return
+    best = checkpoint.parent / Path(state.get("best_model_checkpoint") or checkpoint).name
+    source = best if (best / adapter.name).exists() else checkpoint
+    for name in ADAPTER_FILES:
+        if (source / name).exists():
+            part = output_dir / f"{name}.part"
+            shutil.copyfile(source / name, part)
+            os.replace(part, output_dir / name)
+    say(f"Adapter of {source.name} saved in {output_dir}")
 
 
 def save_settings(settings: TrainSettings) -> None:

@@ -16,7 +16,7 @@ from trading_llm.arguments import Steps, arguments, steps_of
 from trading_llm.attention import use_padding_free
 from trading_llm.batches import PaddedCollator, RowCollator
 from trading_llm.card import write_card
-from trading_llm.checkpoints import resumed, save_settings
+from trading_llm.checkpoints import finish, is_last, resumed, save_settings
 from trading_llm.data import Completions
 from trading_llm.ending import EarlyStopping, EndByNaN, EndBySignal, KeepBest
 from trading_llm.errors import RunFailed, UsageError
@@ -66,6 +66,9 @@ def train(settings: TrainSettings) -> Path:
     check_options(settings)
     make_directory(settings.output_dir)
     settings, checkpoint = resumed(settings)
+    if checkpoint is not None and is_last(checkpoint):
+        finish(settings.output_dir, checkpoint)
+        return settings.output_dir
     prepared = prepare(settings, injection)
     trainer = prepared.trainer
     check_disk(settings.output_dir, bytes_on_disk(trainer.model))
@@ -159,7 +162,8 @@ def prepare(settings: TrainSettings, injection: inject.Injection | None = None) 
         args=arguments(settings, steps, evaluation is not None),
         train_dataset=data,
         eval_dataset=evaluation,
-        data_collator=RowCollator(base.config._attn_implementation)
+        # Compiled, a step would be compiled anew for each batch's lengths.
+        data_collator=RowCollator(base.config._attn_implementation, base.device.type == "cpu" and not settings.compile)
         if padding_free
         else PaddedCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
