@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 import urllib.request
 from collections.abc import Callable
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from training_exporter.stack import binaries, files
@@ -32,9 +31,8 @@ def wait_until(done: Callable[[], object], seconds: float = PATIENCE_SECONDS) ->
 
 def kill(child: Child) -> None:
     """kill -9 of the command itself, which runs under a guard."""
-    children = Path(f"/proc/{child.process.pid}/task/{child.process.pid}/children").read_text().split()
-    (pid,) = map(int, children)
-    os.kill(pid, signal.SIGKILL)
+    (command,) = psutil.Process(child.process.pid).children()
+    command.kill()
     child.process.wait()
 
 
