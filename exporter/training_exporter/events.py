@@ -182,6 +182,15 @@ class Progressed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSet(Event):
+    """The wall clock of the process was set by so many seconds: the times of its events before are of the clock as it
+    was, `time` is of the clock as it is."""
+
+    kind: ClassVar[str] = "clock_set"
+    by_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSaved(Event):
     """A checkpoint of `step` is complete on disk."""
 
@@ -228,6 +237,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         TextScored,
         PhaseChanged,
         Progressed,
+        ClockSet,
         CheckpointSaved,
         OutOfMemory,
         FaultInjected,

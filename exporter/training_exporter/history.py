@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from training_exporter import journal, profile
-from training_exporter.events import Event, OutOfMemory, RunEnded, RunStarted
+from training_exporter.events import ClockSet, Event, OutOfMemory, RunEnded, RunStarted
 from training_exporter.state import RunState
 
 
@@ -34,7 +34,7 @@ def surviving(past: Iterable[Event], starts: Sequence[int]) -> Iterator[Event]:
         # The state learns from the end of a process that the next one is another; it forgets by itself what is over.
         if (
             limit == math.inf
-            or isinstance(event, RunEnded | OutOfMemory)
+            or isinstance(event, RunEnded | OutOfMemory | ClockSet)
             or 0 <= getattr(event, "step", -1) <= limit > 0
         ):
             yield event

@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import IO
 
 from training_exporter.event_writer import EventWriter, lines_of
-from training_exporter.events import Event, InvalidEvent, RunEnded, RunStarted, from_record
+from training_exporter.events import MAX_TIME, ClockSet, Event, InvalidEvent, RunEnded, RunStarted, from_record
 
 JOURNAL_NAME = "journal.jsonl"
-
-#: What a line about a RunStarted holds.
-_STARTED = json.dumps(RunStarted.kind).encode()
 
 #: Bytes at the end of a journal in which the end of its run is looked for.
 _TAIL = 1 << 18
@@ -109,15 +106,29 @@ def starts(path: Path) -> list[RunStarted]:
 
     Only the lines that can be one are parsed: of a long journal a second for some million lines.
     """
-    found = []
+    return [event for event in _of(path, RunStarted) if isinstance(event, RunStarted)]
+
+
+def clock_settings(path: Path) -> list[float]:
+    """Seconds by which the clock was set, all in all, while each process that took up the run was at work."""
+    sums: list[float] = []
+    for event in _of(path, RunStarted, ClockSet):
+        if isinstance(event, RunStarted):
+            sums.append(0.0)
+        elif isinstance(event, ClockSet) and sums and abs(event.by_seconds) < MAX_TIME:
+            sums[-1] += event.by_seconds
+    return sums
+
+
+def _of(path: Path, *kinds: type[Event]) -> Iterator[Event]:
+    marks = [json.dumps(kind.kind).encode() for kind in kinds]
     with contextlib.suppress(OSError), path.open("rb") as file:
         for _, line in _lines(file):
-            if _STARTED in line:
+            if any(mark in line for mark in marks):
                 with contextlib.suppress(InvalidEvent):
                     event = _parsed(line)
-                    if isinstance(event, RunStarted):
-                        found.append(event)
-    return found
+                    if isinstance(event, kinds):
+                        yield event
 
 
 def ending(path: Path) -> RunEnded | None:

@@ -21,7 +21,8 @@ from prometheus_client import Metric
 
 from training_exporter import journal, ports
 from training_exporter._version import __version__
-from training_exporter.events import FINAL_STATES, Event, RunEnded, RunStarted, checked
+from training_exporter.clock import Clock
+from training_exporter.events import FINAL_STATES, ClockSet, Event, RunEnded, RunStarted, checked
 from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES, collect
 from training_exporter.gpu import GpuCollector, open_gpu_collector
 from training_exporter.history import taken_up
@@ -89,6 +90,7 @@ class Monitor:
             profile = load_profile(Path(profile))
         self.state = RunState(profile)
         self.errors: Counter[str] = Counter()
+        self._clock = Clock()
         self.linger_seconds = linger_seconds
         self.gpu: GpuCollector | None = None
         self._lock = threading.Lock()
@@ -155,6 +157,12 @@ class Monitor:
             self._take(event)
 
     def _take(self, event: Event) -> None:
+        set_by = self._clock.set_by()
+        if set_by and self.state.run is not None:
+            log.warning("the clock was set by %+.0f s while %s was at work", set_by, self.run)
+            self._pass_on(ClockSet(time=time.time(), by_seconds=set_by))
+        if (now := self._clock.now(event.time)) != event.time:
+            event = dataclasses.replace(event, time=now)
         if isinstance(event, RunStarted):
             # The name that the supervisor gave, if it gave one.
             event = dataclasses.replace(event, run=self.run)
@@ -162,6 +170,9 @@ class Monitor:
                 self._take_up(event)
         with self.guard("redaction"):
             event = redacted(event)
+        self._pass_on(event)
+
+    def _pass_on(self, event: Event) -> None:
         with self.guard("state"), self._lock:
             self.state.apply(event)
         if self._journal is not None:

@@ -177,6 +177,8 @@ class RunState:
                 self._enter(event.state)
             case events.Progressed():
                 self._progressed(event.time)
+            case events.ClockSet():
+                self._clock_set(event.by_seconds)
             case events.CheckpointSaved():
                 self._checkpoint_saved(event)
             case events.OutOfMemory():
@@ -294,6 +296,20 @@ class RunState:
         if self.signals is None:
             points = self.max_steps // max(1, event.logging_steps) if self.max_steps else None
             self.signals = LossSignals(points, from_start=event.step == 0)
+
+    def _clock_set(self, seconds: float) -> None:
+        """What happened before is moved to the clock as it is now, so that what lies between takes the time it took."""
+
+        def moved(time: float | None) -> float | None:
+            return None if time is None else max(0.0, time + seconds)
+
+        if not abs(seconds) < events.MAX_TIME:
+            return
+        self.start_time, self.last_step_time = moved(self.start_time), moved(self.last_step_time)
+        self.last_progress_time = moved(self.last_progress_time)
+        self.last_checkpoint_time = moved(self.last_checkpoint_time)
+        if self._pace_from is not None:
+            self._pace_from = (self._pace_from[0], max(0.0, self._pace_from[1] + seconds))
 
     def _at_step(self, event: events.StepEnded | events.LossLogged | events.Evaluated) -> None:
         self.step = max(self.step or 0, event.step)

@@ -95,10 +95,10 @@ def test_a_trainer_state_of_many_gigabytes(tmp_path: Path) -> None:
     bounded(lambda: any_files.check("trainer_state", path, tmp_path), 1)
 
 
-def test_a_journal_that_is_one_line_of_a_gigabyte(tmp_path: Path) -> None:
+def test_a_journal_that_is_one_endless_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with path.open("wb") as file:
-        file.truncate(1 << 30)
+        file.truncate(1 << 28)
     bounded(lambda: any_files.check("journal", path, tmp_path), 20)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from training_exporter import journal
-from training_exporter.events import Event, RunStarted
+from training_exporter.events import MAX_TIME, ClockSet, Event, RunStarted
 from training_exporter.sources import log_history, tensorboard, trainer_state
 from training_exporter.sources.log_history import RecordError
 
@@ -73,10 +73,16 @@ class Record:
                 raise RecordError(
                     f"{self.path}: line 1: found the event {first.kind!r}, allowed: {RunStarted.kind!r} at the start"
                 )
-            now = first.time
+            now, ahead, settings = 0.0, 0.0, iter(journal.clock_settings(self.path))
             for event in itertools.chain([first], reading):
-                # A clock that is set back must not bring samples out of order.
-                now = max(now, event.time)
+                if isinstance(event, RunStarted):
+                    ahead = next(settings, 0.0)
+                elif isinstance(event, ClockSet):
+                    # A process' times are all of its clock as it was at the end: it was set to be right.
+                    ahead -= event.by_seconds if abs(event.by_seconds) < MAX_TIME else 0.0
+                    continue
+                # One that was set unseen must not bring samples out of order.
+                now = max(now, min(event.time + ahead, MAX_TIME - 1))
                 yield event if event.time == now else dataclasses.replace(event, time=now)
         except journal.JournalError as error:
             raise RecordError(str(error)) from None
