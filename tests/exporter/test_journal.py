@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,8 +123,10 @@ def test_a_journal_is_set_aside_whatever_its_run_was_called(tmp_path: Path, run:
     assert list(read(other)) == [started(run)]
 
 
-def test_nothing_is_lost_by_kill_9(tmp_path: Path) -> None:
-    """The child says on stdout which step it has logged; each of those must be in the journal."""
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_lost_by_kill_9(tmp_path: Path, seed: int) -> None:
+    """At any moment. The child says on stdout which step it has logged; each of those must be in the journal."""
+    moment = random.Random(seed)
     path = tmp_path / "journal.jsonl"
     code = f"""
 import os, time
@@ -136,7 +140,8 @@ for step in range(1, 100000):
 """
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
-    said = [int(child.stdout.readline()) for _ in range(200)]
+    said = [int(child.stdout.readline()) for _ in range(moment.randrange(1, 200))]
+    time.sleep(moment.uniform(0, 0.1))
     child.send_signal(signal.SIGKILL)
     said += [int(line) for line in child.stdout.read().split()]
     child.wait()

@@ -120,28 +120,3 @@ def test_kill_9_of_prometheus_keeps_what_it_had_scraped(tmp_path: Path, training
         assert watch.value("prometheus_tsdb_wal_corruptions_total") in {None, 0.0}
         training.stop()
         assert wait_until(lambda: watch.value("llm_training_observed_loss_count") == training.step)
-
-
-def test_two_hundred_scrapes_a_second(tmp_path: Path, training: Training) -> None:
-    """By four peers that never pause: every answer is whole, and the training goes on."""
-    import http.client
-
-    begun, answers, over = training.step, [], time.monotonic() + 5
-
-    def scrape() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", training.monitor.server.port, timeout=10)
-        while time.monotonic() < over:
-            connection.request("GET", "/metrics")
-            answer = connection.getresponse()
-            answers.append((answer.status, b"llm_training_steps_total" in answer.read()))
-            time.sleep(0.01)
-
-    threads = [threading.Thread(target=scrape) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(answers) == {(200, True)}
-    assert len(answers) > 100
-    assert training.step > begun
-    assert training.monitor.errors == {}

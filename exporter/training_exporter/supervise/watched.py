@@ -106,7 +106,9 @@ class WatchedRun:
         writer = journal.JournalWriter(self.journal)
         writer.put(event)
         writer.close()
-        self.figures = Figures(self.figures.errors, self.figures.dropped_events + writer.dropped)
+        # What waited in the process for its disk died with it.
+        lost = self.figures.waiting_events + writer.dropped
+        self.figures = Figures(self.figures.errors, self.figures.dropped_events + lost)
 
     def add_to_reason(self, more: str) -> None:
         """Show `more` beside the reason that a failed run gave itself, where it is not there already."""
