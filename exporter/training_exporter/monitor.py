@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +22,16 @@ from prometheus_client import Metric
 from training_exporter import journal, ports
 from training_exporter._version import __version__
 from training_exporter.clock import Clock
-from training_exporter.events import FINAL_STATES, ClockSet, Event, RunEnded, RunStarted, checked
+from training_exporter.events import (
+    FINAL_STATES,
+    ClockSet,
+    Event,
+    LossLogged,
+    RunEnded,
+    RunStarted,
+    StepEnded,
+    checked,
+)
 from training_exporter.families import MONITOR_FAMILIES, RUN_FAMILIES, collect
 from training_exporter.gpu import GpuCollector, open_gpu_collector
 from training_exporter.history import taken_up
@@ -39,6 +48,12 @@ from training_exporter.supervise import link, protocol
 from training_exporter.web.options import ServeOptions
 
 log = logging.getLogger(__name__)
+
+#: Events of steps that may wait for the state to take them. Between two steps the processor's caches hold the
+#: training's data and not our code: one event alone takes four times as long as each of many in a row. Whoever reads
+#: the state has them all taken first.
+UNTAKEN_EVENTS = 64
+OF_STEPS = (StepEnded, LossLogged)
 
 #: Called with each event after the state has taken it. An error is logged once and counted, never passed on.
 Sink = Callable[[Event, RunState], None]
@@ -88,7 +103,9 @@ class Monitor:
         self.label = run_label(self.run)
         if profile is not None and not isinstance(profile, Profile):
             profile = load_profile(Path(profile))
-        self.state = RunState(profile)
+        self._state = RunState(profile)
+        #: Events that the state has still to take.
+        self._untaken: deque[Event] = deque()
         self.errors: Counter[str] = Counter()
         self._clock = Clock()
         self.linger_seconds = linger_seconds
@@ -139,6 +156,20 @@ class Monitor:
         return self._endpoint.server if self._endpoint else None
 
     @property
+    def state(self) -> RunState:
+        """The run as it stands, with every event so far in it. Ask again rather than keep it: events of steps that come
+        later may not be in it at once."""
+        with self._lock:
+            return self._taken()
+
+    def _taken(self) -> RunState:
+        """The state with all events in it; the lock is held."""
+        while self._untaken:
+            with self.guard("state"):
+                self._state.apply(self._untaken.popleft())
+        return self._state
+
+    @property
     def ended(self) -> bool:
         return self.state.state in FINAL_STATES
 
@@ -173,15 +204,16 @@ class Monitor:
         self._pass_on(event)
 
     def _pass_on(self, event: Event) -> None:
-        with self.guard("state"), self._lock:
-            self.state.apply(event)
+        self._untaken.append(event)
         if self._journal is not None:
             self._journal.put(event)
         if self._link is not None:
             self._link.put(event)
-        for name, sink in self._sinks:
-            with self.guard(name):
-                sink(event, self.state)
+        if self._sinks or len(self._untaken) >= UNTAKEN_EVENTS or not isinstance(event, OF_STEPS):
+            state = self.state
+            for name, sink in self._sinks:
+                with self.guard(name):
+                    sink(event, state)
 
     def end(self, state: str, reason: str = "") -> None:
         """Say how the run ended; the first word counts."""
@@ -233,7 +265,7 @@ class Monitor:
             path = self._journal.path
         state = taken_up(event, self.state, path)
         with self._lock:
-            self.state = state
+            self._state = state
 
     def _report_to(self, connection: socket.socket, serve_here: Callable[[], None]) -> link.SupervisorLink:
         def take_over() -> None:
@@ -252,7 +284,7 @@ class Monitor:
 
     def _collect_run(self) -> Iterator[Metric]:
         with self._lock:
-            metrics = list(collect(RUN_FAMILIES, self.state, {"run": self.label}))
+            metrics = list(collect(RUN_FAMILIES, self._taken(), {"run": self.label}))
         return iter(metrics)
 
     def _collect_exporter(self) -> Iterator[Metric]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import gc
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.bench.loggers import LOGGERS
-from tests.bench.measuring import Estimate, estimate, microseconds, milliseconds, table
+from tests.bench.measuring import estimate, microseconds, milliseconds, table
 from tests.bench.training import Switch, make_trainer, steps_for
 
 #: Pairs of blocks, off and on. Ours gets more: its effect is the smallest that matters here.
 PAIRS, OUR_PAIRS = 40, 160
 
 
-def measure(name: str, pairs: int) -> Switch:
-    """Train with a logger that is turned off and on."""
+def measure(name: str, pairs: int) -> dict[str, list[Any]]:
+    """Train with a logger that is turned off and on; what its Switch has found."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(Path(folder), steps_for(pairs))
         logger = LOGGERS[name][1](trainer, Path(folder))
@@ -27,29 +31,43 @@ def measure(name: str, pairs: int) -> Switch:
         trainer.train()
         logger.close()
         gc.unfreeze()
-    return switch
+    return {"inside": switch.inside, "walls": switch.walls, "cpus": switch.cpus}
+
+
+def measure_supervised(pairs: int) -> dict[str, list[Any]]:
+    """Ours, below `training-exporter run`, which has the state and the page in its place."""
+    command = [sys.executable, "-m", "training_exporter.cli", "run", "--port", "0", "--no-gpu", "--linger", "0", "--"]
+    command += [sys.executable, "-m", "tests.bench.per_step", str(pairs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, list[Any]] = json.loads(
+        next(line for line in done.stdout.splitlines() if line.startswith('{"inside"'))
+    )
+    return found
 
 
 def main(quick: bool = False) -> None:
-    found = {name: measure(name, 6 if quick else OUR_PAIRS if name == "ours" else PAIRS) for name in LOGGERS}
-    reference = statistics.median(found["tensorboard"].inside)
+    pairs, our_pairs = (6, 6) if quick else (PAIRS, OUR_PAIRS)
+    found = {label: measure(name, our_pairs if name == "ours" else pairs) for name, (label, _) in LOGGERS.items()}
+    found["training-exporter below `training-exporter run`"] = measure_supervised(our_pairs)
+    reference = statistics.median(found[LOGGERS["tensorboard"][0]]["inside"])
     rows = []
-    for name, switch in found.items():
-        inside = statistics.median(switch.inside)
-        longer = estimate([on / off - 1 for off, on in switch.walls])
-        added = statistics.median(on - off for off, on in switch.cpus)
+    for label, each in found.items():
+        inside, walls = each["inside"], each["walls"]
         rows.append((
-            LOGGERS[name][0], microseconds(inside), f"{inside / reference:.3f}", longer.percent(),
-            microseconds(added), milliseconds(statistics.median(off for off, _ in switch.walls)),
+            label, microseconds(statistics.median(inside)), f"{statistics.median(inside) / reference:.2f}",
+            microseconds(statistics.mean(inside)), estimate([on / off - 1 for off, on in walls]).percent(),
+            microseconds(statistics.median(on - off for off, on in each["cpus"])),
+            milliseconds(statistics.median(off for off, _ in walls)),
         ))  # fmt: skip
     table(
         "A logged step",
         (
-            "logger", "in its hooks", "of TensorBoard's", "step longer by (95 %)", "CPU time of the process",
-            "step without",
+            "logger", "in its hooks, median", "of TensorBoard's", "mean", "step longer by (95 %)",
+            "CPU time of the process", "step without",
         ),
         rows,
     )  # fmt: skip
 
 
-__all__ = ["Estimate", "main", "measure"]
+if __name__ == "__main__":
+    print("\n" + json.dumps(measure("ours", int(sys.argv[1]))), flush=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import gc
 import http.client
 import json
 import ssl
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.bench.measuring import Estimate, estimate, milliseconds, percentile, table
+from tests.bench.measuring import estimate, milliseconds, percentile, table
 
 PER_SECOND = 10
 PAIRS = 120
@@ -33,7 +33,7 @@ INTERVALS = (1, 5, 15)
 
 def scrape_while_told(url: str) -> None:
     """Scrape `url` PER_SECOND times a second from a line `1` on standard input to a line `0`; at its end print the
-    seconds of each scrape. The first scrape after a pause does not count: the connection may be a new one."""
+    seconds of each scrape and the bytes of the page. The first scrape does not count: it makes the connection."""
     parts = urlsplit(url)
     context = ssl._create_unverified_context()
     connection: Any = (
@@ -43,6 +43,7 @@ def scrape_while_told(url: str) -> None:
     )
     on, ended = threading.Event(), threading.Event()
     seconds: list[float] = []
+    size = 0
 
     def listen() -> None:
         for line in sys.stdin:
@@ -54,18 +55,18 @@ def scrape_while_told(url: str) -> None:
     while on.wait() and not ended.is_set():
         began = time.perf_counter()
         connection.request("GET", parts.path)
-        connection.getresponse().read()
+        size = len(connection.getresponse().read())
         seconds.append(time.perf_counter() - began)
         time.sleep(max(0.0, 1 / PER_SECOND - seconds[-1]))
-    print(json.dumps(seconds[1:]))
+    print(json.dumps([seconds[1:], size]))
 
 
 @dataclass
 class Scraped:
-    """Seconds of each scrape, and what one scrape costs the training, in seconds."""
+    """Seconds of each scrape; what one costs the training, in seconds, by pair of blocks; and the page's bytes."""
 
     latencies: list[float]
-    cost: Estimate
+    costs: list[float]
     bytes: int
 
 
@@ -86,16 +87,13 @@ def measure(pairs: int, folder: Path, *, replay: bool = False, tls: bool = False
     command = [sys.executable, "-m", "tests.bench.scraping", monitor.url]
     scraper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert scraper.stdin is not None
-    stdin, asked, counts = scraper.stdin, monitor.server.app, []
-    before = 0
+    stdin, blocks = scraper.stdin, 0
 
     def turn(on: bool) -> None:
-        nonlocal before
+        nonlocal blocks
+        blocks += on
         stdin.write("1\n" if on else "0\n")
         stdin.flush()
-        if not on and before != asked._scrapes:
-            counts.append(asked._scrapes - before)
-        before = asked._scrapes
 
     switch = Switch(turn)
     trainer.add_callback(switch)
@@ -104,21 +102,19 @@ def measure(pairs: int, folder: Path, *, replay: bool = False, tls: bool = False
     trainer.train()
     gc.unfreeze()
     output, _ = scraper.communicate()
-    size = len(_page(monitor.url))
+    latencies, size = json.loads(output.strip().splitlines()[-1])
     monitor.close()
-    # Of a block's scrapes those in the steps that count.
-    per_block = statistics.mean(counts) * (BLOCK - SETTLE) / BLOCK
-    return Scraped(
-        json.loads(output.strip().splitlines()[-1]),
-        estimate([(on - off) * (BLOCK - SETTLE) / per_block for off, on in switch.walls]),
-        size,
-    )
+    # Scrapes in those steps of a block that count.
+    per_block = len(latencies) / blocks * (BLOCK - SETTLE) / BLOCK
+    return Scraped(latencies, [(on - off) * (BLOCK - SETTLE) / per_block for off, on in switch.walls], size)
 
 
-def _page(url: str) -> bytes:
-    from urllib.request import urlopen
-
-    return urlopen(url, context=ssl._create_unverified_context() if url.startswith("https") else None).read()
+def measure_supervised(pairs: int) -> Scraped:
+    """The same training below `training-exporter run`, which serves the page in its place."""
+    command = [sys.executable, "-m", "training_exporter.cli", "run", "--port", "0", "--no-gpu", "--linger", "0", "--"]
+    command += [sys.executable, "-m", "tests.bench.scraping", "--pairs", str(pairs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Scraped(**json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"latencies"'))))
 
 
 @contextlib.contextmanager
@@ -146,19 +142,24 @@ def _web_config(folder: Path) -> Path:
     return config
 
 
-WAYS: dict[str, dict[str, bool]] = {
+WAYS: dict[str, dict[str, bool] | None] = {
     "plain": {},
     "with a GPU (replayed capture, not a driver)": {"replay": True},
     "TLS": {"tls": True},
+    "below `training-exporter run`": None,
 }
 
 
 def main(quick: bool = False) -> None:
     rows, slower = [], []
+    pairs = 8 if quick else PAIRS
     for name, options in WAYS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            found = measure(8 if quick else PAIRS, Path(folder), **options)
-        latencies, cost = found.latencies, found.cost
+        if options is None:
+            found = measure_supervised(pairs)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                found = measure(pairs, Path(folder), **options)
+        latencies, cost = found.latencies, estimate(found.costs)
         rows.append((
             name, f"{found.bytes / 1000:.0f} kB", len(latencies), milliseconds(percentile(latencies, 0.5)),
             milliseconds(percentile(latencies, 0.99)), milliseconds(max(latencies)),
@@ -177,5 +178,11 @@ def main(quick: bool = False) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("url")
-    scrape_while_told(parser.parse_args().url)
+    parser.add_argument("url", nargs="?")
+    parser.add_argument("--pairs", type=int)
+    given = parser.parse_args()
+    if given.url:
+        scrape_while_told(given.url)
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            print("\n" + json.dumps(dataclasses.asdict(measure(given.pairs, Path(place)))), flush=True)

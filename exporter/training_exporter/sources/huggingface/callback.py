@@ -46,6 +46,8 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         self._steps: StepProbe | None = None
         self._step_began: float | None = None
         self._learning_rate: float | None = None
+        #: Processes of the job.
+        self._processes = 1
         self._phase = ""
         self._progress_told = 0.0
 
@@ -73,6 +75,7 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
                 return
         with self.monitor.guard("on_train_begin"):
             self._ending, self._phase = ("completed", ""), "starting"
+            self._processes = args.world_size
             started = run_started(self.monitor.run, self._settings, args, state, kwargs)
             if self._steps is None:
                 started = dataclasses.replace(started, logging_steps=max(1, state.logging_steps or 1))
@@ -103,13 +106,16 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
             if self._steps is not None:
                 began, wait, tokens = self._steps.began, self._steps.data_wait, self._steps.tokens
                 compute, optimizer = self._steps.timer.on_host(now)
+                # Before anything is emitted: reading a tensor lets other threads run, and the journal's is slow to
+                # give the interpreter back.
+                self._steps.step_ended(state.global_step, state.epoch, self._processes)
             self._phase = "training"
             self.monitor.emit(
                 events.StepEnded(
                     time=time.time(),
                     step=state.global_step,
                     epoch=state.epoch,
-                    tokens=None if tokens is None else tokens * args.world_size,
+                    tokens=None if tokens is None else tokens * self._processes,
                     duration_seconds=None if began is None else now - began,
                     data_wait_seconds=wait,
                     forward_backward_seconds=compute,
@@ -118,7 +124,6 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
                 )
             )
             if self._steps is not None:
-                self._steps.step_ended(state.global_step, state.epoch, args.world_size)
                 self._emit_arrived()
 
     def on_log(
