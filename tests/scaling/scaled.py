@@ -54,10 +54,14 @@ def start_agent(stack: Stack, work: Path, prometheus: Path, targets: Path, stora
     return child
 
 
-def start_rules(stack: Stack, storage: str, alertmanager: str, labels: dict[str, str]) -> Child:
+def start_rules(stack: Stack, work: Path, storage: str, alertmanager: str, labels: dict[str, str]) -> Child:
     """vmalert with all rules of this project, as docs/scaling.md starts it."""
     vmalert, port = program("vmalert"), free_port(0)
     assert vmalert is not None
+    notifier = work / "notifier.yml"
+    relabel = [{"action": "labeldrop", "regex": "|".join(labels)}]
+    target = alertmanager.removeprefix("http://")
+    notifier.write_text(yaml.safe_dump({"static_configs": [{"targets": [target]}], "alert_relabel_configs": relabel}))
     command: list[str | Path] = [
         vmalert,
         f"-rule={ROOT / 'prometheus' / 'rules' / '*.yml'}",
@@ -65,7 +69,8 @@ def start_rules(stack: Stack, storage: str, alertmanager: str, labels: dict[str,
         f"-datasource.url={storage}",
         f"-remoteWrite.url={storage}",
         f"-remoteRead.url={storage}",
-        f"-notifier.url={alertmanager}",
+        f"-notifier.config={notifier}",
+        "-disableAlertgroupLabel",
         "-evaluationInterval=5s",
         "-rule.evalDelay=0s",
         f"-httpListenAddr=127.0.0.1:{port}",

@@ -5,6 +5,7 @@ What they cost is measured by `make bench-many`, never here.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -105,7 +106,7 @@ def test_an_agent_victoriametrics_and_vmalert_give_the_same_alerts(world: World)
     labels = yaml.safe_load((world.work / "config" / "prometheus.yml").read_text())["global"]["external_labels"]
     storage = scaled.start_storage(world.stack, world.work)
     scaled.start_agent(world.stack, world.work, prometheus, world.servers.targets, storage.url)
-    rules = scaled.start_rules(world.stack, storage.url, world.servers.alertmanager.url, labels)
+    rules = scaled.start_rules(world.stack, world.work, storage.url, world.servers.alertmanager.url, labels)
 
     def same() -> bool:
         told = scaled.firing(scaled.alerts(rules.url))
@@ -113,6 +114,11 @@ def test_an_agent_victoriametrics_and_vmalert_give_the_same_alerts(world: World)
 
     assert wait_until(same), (scaled.firing(scaled.alerts(rules.url)) ^ world.firing(), rules.log_tail())
     assert {run for _, severity, run in world.firing() if severity != "info"} == faulty()
+    # Alertmanager, which both tell, takes what they say for one and the same.
+    with urllib.request.urlopen(f"{world.servers.alertmanager.url}/api/v2/alerts", timeout=10) as answer:
+        told = [alert["labels"] for alert in json.load(answer)]
+    told = [(each["alertname"], each["severity"], each["run"]) for each in told if "run" in each]
+    assert sorted(told) == sorted(set(told))
     # One series per run of every recording rule, here as there.
     recorded = Prometheus(storage.url)
     for rule in world.prometheus.rules():
