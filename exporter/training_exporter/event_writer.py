@@ -16,9 +16,13 @@ QUEUE_LIMIT = 20_000
 log = logging.getLogger(__name__)
 
 
+#: `json.dumps` makes an encoder at each call that is not its usual one.
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
 def lines_of(events: Iterable[Event]) -> bytes:
     """Events as a journal has them, one line each."""
-    return "".join(json.dumps(to_record(event), allow_nan=False) + "\n" for event in events).encode()
+    return "".join(_encode(to_record(event)) + "\n" for event in events).encode()
 
 
 class EventWriter:

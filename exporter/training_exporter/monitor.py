@@ -194,13 +194,14 @@ class Monitor:
             self._pass_on(ClockSet(time=time.time(), by_seconds=set_by))
         if (now := self._clock.now(event.time)) != event.time:
             event = dataclasses.replace(event, time=now)
-        if isinstance(event, RunStarted):
-            # The name that the supervisor gave, if it gave one.
-            event = dataclasses.replace(event, run=self.run)
-            with self.guard("history"):
-                self._take_up(event)
-        with self.guard("redaction"):
-            event = redacted(event)
+        if not isinstance(event, OF_STEPS):
+            if isinstance(event, RunStarted):
+                # The name that the supervisor gave, if it gave one.
+                event = dataclasses.replace(event, run=self.run)
+                with self.guard("history"):
+                    self._take_up(event)
+            with self.guard("redaction"):
+                event = redacted(event)
         self._pass_on(event)
 
     def _pass_on(self, event: Event) -> None:
