@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: All that `docker compose up` starts, but Grafana: its image can neither be pulled everywhere nor be made of Debian's.
 SERVICES = ("trainer", "prometheus", "alertmanager", "inbox")
 PORTS = ("PROMETHEUS_PORT", "ALERTMANAGER_PORT", "INBOX_PORT", "TRAINER_PORT", "GRAFANA_PORT")
-TIMEOUT_SECONDS = 600
+# A build that fetches PyTorch with CUDA is the longest.
+TIMEOUT_SECONDS = 1200
 PATIENCE_SECONDS = 240.0
 
 

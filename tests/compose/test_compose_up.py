@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from compose_project import ROOT, SERVICES, Project
 
+from training_exporter import RunState, journal
+
 pytestmark = pytest.mark.timeout(1500)
 
 FIRST, SECOND = "compose-first", "compose-second"
@@ -72,28 +74,16 @@ def notified(up: Project) -> Project:
 
 
 @pytest.fixture(scope="module")
-def stopped(notified: Project) -> Project:
-    """`docker compose stop trainer` during the training."""
-    notified.run("stop", "trainer")
-    return notified
-
-
-@pytest.fixture(scope="module")
-def last_step(stopped: Project) -> float:
-    """Of the first run, as Prometheus knows it."""
-    return steps(stopped, FIRST)
-
-
-@pytest.fixture(scope="module")
-def messages(stopped: Project) -> list[int]:
+def messages(notified: Project) -> list[int]:
     """All that the inbox had before it was taken down."""
-    return [message.id for message in stopped.messages()]
+    return [message.id for message in notified.messages()]
 
 
 @pytest.fixture(scope="module")
-def down(stopped: Project, last_step: float, messages: list[int]) -> Project:
-    stopped.run("down")
-    return stopped
+def down(notified: Project, messages: list[int]) -> Project:
+    """`docker compose down` during the training."""
+    notified.run("down")
+    return notified
 
 
 @pytest.fixture(scope="module")
@@ -211,22 +201,7 @@ def test_a_restart_loses_and_repeats_nothing(notified: Project) -> None:
     assert told() == told_before
 
 
-# -- stop, down --------------------------------------------------------------------------------------------------------
-
-
-def test_stop_ends_the_run_in_order(stopped: Project) -> None:
-    log = stopped.logs("trainer")
-    state = stopped.container("trainer").attrs["State"]
-    assert state["ExitCode"] != 137, f"it was killed: {log}"
-    interrupted = f'last_over_time(llm_training_state{{run="{FIRST}",state="interrupted"}}[10m])'
-    assert stopped.value(interrupted) == 1, log
-    assert "checkpoint" in files_in_models(stopped)
-    assert stopped.told("RunFailed", FIRST) == stopped.told("RunVanished", FIRST) == set()
-
-
-def files_in_models(project: Project) -> str:
-    """Of the volume, while no trainer runs."""
-    return project.run("run", "--rm", "--no-deps", "--entrypoint", "find", "trainer", "models").stdout
+# -- down -------------------------------------------------------------------------------------------------------------
 
 
 def test_down_leaves_only_the_volumes(down: Project, before: str) -> None:
@@ -239,13 +214,30 @@ def test_down_leaves_only_the_volumes(down: Project, before: str) -> None:
 # -- the second up, and a run that is killed ---------------------------------------------------------------------------
 
 
-def test_the_history_is_kept(up_again: Project, last_step: float, messages: list[int]) -> None:
-    assert last_step > 60
-    assert steps(up_again, FIRST) == last_step
+def test_down_ended_the_run_in_order(up_again: Project, tmp_path: Path) -> None:
+    """With a checkpoint, and watched until it had ended: Prometheus has the last that its journal has."""
+    copied = tmp_path / "journal.jsonl"
+    copied.write_text(up_again.inside("trainer", "sh", "-c", f"cat $(grep -l {FIRST} models/*/journal*.jsonl)"))
+    state = RunState()
+    for event in journal.read(copied):
+        state.apply(event)
+    assert (state.run, state.state) == (FIRST, "interrupted")
+    assert state.step is not None
+    assert state.step > 60
+    assert steps(up_again, FIRST) == state.step
+    for series, last in (
+        ('llm_training_state{run="%s",state="interrupted"}', 1),
+        ('llm_training_loss{run="%s"}', state.loss),
+        ('llm_training_tokens_total{run="%s"}', state.tokens),
+    ):
+        assert up_again.value(f"last_over_time({series % FIRST}[1h])") == pytest.approx(last), series
+    assert "checkpoint-" in up_again.inside("trainer", "ls", "models/trading_llm")
+
+
+def test_the_history_is_kept(up_again: Project, messages: list[int]) -> None:
+    assert messages
     assert [message.id for message in up_again.messages()][: len(messages)] == messages
-    journals = up_again.inside("trainer", "sh", "-c", "cat models/*/journal*.jsonl")
-    assert f'"{FIRST}"' in journals
-    assert f'"{SECOND}"' in journals
+    assert SECOND in up_again.inside("trainer", "cat", "models/trading_llm/journal.jsonl")
 
 
 def test_a_killed_run_is_notified(up_again: Project) -> None:
@@ -255,6 +247,7 @@ def test_a_killed_run_is_notified(up_again: Project) -> None:
         return any(up_again.told(alert, SECOND) == {"slack", "email"} for alert in ("RunVanished", "RunFailed"))
 
     up_again.wait("RunVanished or RunFailed on both channels", told)
+    assert up_again.told("RunVanished", FIRST) == up_again.told("RunFailed", FIRST) == set(), "it was stopped"
 
 
 def test_down_with_volumes_leaves_nothing(removed: Project, before: str) -> None:
