@@ -15,6 +15,7 @@ ROUTES = [
     ({"alertname": "EarlyPlateau", "run": "a", "severity": "warning", "sign": "early_plateau"}, "people"),
     ({"alertname": "GpuMemoryHigh", "gpu": "0", "severity": "warning", "sign": "gpu_memory_high"}, "people"),
     ({"alertname": "TargetDown", "instance": "gpu:9402", "severity": "warning"}, "people"),
+    ({"alertname": "JournalNotWritten", "instance": "a:9401", "severity": "warning"}, "people"),
     ({"alertname": "LossSpike", "run": "a", "severity": "info", "sign": "loss_spike"}, "nobody"),
     ({"alertname": "Watchdog", "severity": "none"}, "nobody"),
     # What carries no severity that is known is not lost.

@@ -57,7 +57,7 @@ SIGNS = {
     "text_quality",
 }
 #: Alerts about the monitoring itself: no sign.
-META = {"Watchdog", "TargetDown"}
+META = {"Watchdog", "TargetDown", "JournalNotWritten"}
 ANNOTATIONS = {"summary", "description", "expected", "remedy", "runbook_url", "dashboard_url"}
 
 every_alert = pytest.mark.parametrize("alert", ALERT_RULES, ids=str)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -17,7 +19,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from training_exporter import events, profile
 from training_exporter.events import from_record, to_record
+from training_exporter.gpu import replay
+from training_exporter.gpu.collector import GpuCollector
+from training_exporter.gpu.nvml import NvmlReader
 from training_exporter.profile import ProfileError
+from training_exporter.sinks.collectors import registry_of
 from training_exporter.sources.files import Record
 from training_exporter.sources.log_history import RecordError
 from training_exporter.state import RunState
@@ -30,6 +36,7 @@ NAMES = {
     "trainer_state": "trainer_state.json",
     "tensorboard": "events.out.tfevents.1700000000.host",
     "profile": "profile.yaml",
+    "capture": "capture.json",
 }
 
 
@@ -96,6 +103,7 @@ SAMPLES = {
     "trainer_state": _trainer_state(),
     "tensorboard": _tensorboard(),
     "profile": profile.DEFAULT.read_bytes(),
+    "capture": (replay.CAPTURES / "faulty.json").read_bytes(),
 }
 
 profile_keys = st.sampled_from(
@@ -111,7 +119,7 @@ def check(kind: str, given: bytes | Path, folder: Path, *, whole: bool = False) 
     path = given if isinstance(given, Path) else folder / NAMES[kind]
     if isinstance(given, bytes):
         path.write_bytes(given)
-    refused = _profile(path) if kind == "profile" else _record(kind, path)
+    refused = {"profile": _profile, "capture": _capture}.get(kind, lambda file: _record(kind, file))(path)
     if refused is not None:
         assert not whole, refused
         assert refused.startswith(f"{path}: "), refused
@@ -126,6 +134,17 @@ def _profile(path: Path) -> str | None:
         return str(error)
     state = RunState(loaded)
     state.apply(events.RunStarted(time=1.0, run="r", max_steps=2, num_epochs=2.0, settings={"gpu": "NVIDIA A100"}))
+    return None
+
+
+def _capture(path: Path) -> str | None:
+    try:
+        capture = replay.load(path)
+    except replay.CaptureError as error:
+        return str(error)
+    reader = NvmlReader(replay.ReplayNvml(capture, clock=lambda: 0.0), clock=lambda: 0.0)
+    page = generate_latest(registry_of([("gpu", GpuCollector(reader))])).decode()
+    assert list(text_string_to_metric_families(page))
     return None
 
 

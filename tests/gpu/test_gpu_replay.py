@@ -119,13 +119,13 @@ def test_a_recording_replays_as_what_was_recorded(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "x"}, 'format: found "x", allowed: training-exporter-gpu-capture'),
+        ({"format": "x"}, "format: found 'x', allowed: training-exporter-gpu-capture"),
         ({"version": 2}, "version: found 2, allowed: 1"),
-        ({"source": None}, "source: found null, allowed: a text"),
+        ({"source": None}, "source: found nothing, allowed: a text"),
         ({"frames": []}, "frames: found [], allowed: a list of at least one frame"),
         ({"frames": [{"at": 1, "set": {}}]}, "frames[0].at: found 1, allowed: 0"),
         ({"frames": [{"at": 0, "set": {}}, {"at": 0, "set": {}}]}, "frames[1].at: found 0, allowed: a number above 0"),
-        ({"frames": [{"at": 0, "set": {}}, {"at": float("nan"), "set": {}}]}, "frames[1].at: found NaN"),
+        ({"frames": [{"at": 0, "set": {}}, {"at": float("nan"), "set": {}}]}, "frames[1].at: found nan"),
         ({"frames": [{"at": 0, "set": []}]}, "frames[0].set: found [], allowed: an object"),
         ({"duration": 0}, "duration: found 0, allowed: a number above 0"),
     ],

@@ -14,10 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training_exporter.errors import shown
 from training_exporter.gpu.raw import NOT_SUPPORTED, UNINITIALIZED, NvmlError
 
 FORMAT = "training-exporter-gpu-capture"
 VERSION = 1
+MAX_BYTES = 16 << 20  # a day of eight cards has a few
+#: Answers of all frames together, each with those that it has from the one before: half a gigabyte of memory.
+MAX_ANSWERS = 5_000_000
+MAX_SECONDS = 1e9
 CAPTURES = Path(__file__).with_name("captures")
 REPLAYED = " (replayed capture)"  # at the end of every device's name, so that no one takes it for a live card
 
@@ -54,15 +59,21 @@ def find(name: str) -> Path:
 def load(path: Path) -> Capture:
     """Reads a capture file. Raises CaptureError, also when it cannot be read."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise CaptureError(f"{path}: found more than {MAX_BYTES} bytes, allowed: a file of fewer")
+        document = json.loads(data)
     except OSError as error:
         raise CaptureError(f"{path}: {error.strerror}; allowed: a capture file, or {', '.join(shipped())}") from None
-    except ValueError as error:
-        raise CaptureError(f"{path}: not JSON: {error}") from None
+    except CaptureError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CaptureError(f"{path}: not JSON: {str(error)[:100]}") from None
 
     def need(condition: bool, where: str, found: object, allowed: str) -> None:
         if not condition:
-            raise CaptureError(f"{path}: {where}: found {json.dumps(found)[:80]}, allowed: {allowed}")
+            raise CaptureError(f"{path}: {where}: found {shown(found)}, allowed: {allowed}")
 
     need(isinstance(document, dict), "top level", document, "an object")
     need(document.get("format") == FORMAT, "format", document.get("format"), FORMAT)
@@ -72,6 +83,7 @@ def load(path: Path) -> Capture:
     need(isinstance(entries, list) and len(entries) > 0, "frames", entries, "a list of at least one frame")
     frames: list[Frame] = []
     answers: dict[str, Any] = {}
+    known = 0
     for i, entry in enumerate(entries):
         need(isinstance(entry, dict), f"frames[{i}]", entry, "an object")
         at, least = entry.get("at"), frames[-1].at if frames else 0.0
@@ -82,7 +94,10 @@ def load(path: Path) -> Capture:
             f"a number above {least:g}" if frames else "0",
         )
         need(isinstance(entry.get("set"), dict), f"frames[{i}].set", entry.get("set"), "an object")
-        answers = {**answers, **entry["set"]}
+        if entry["set"]:
+            answers = {**answers, **entry["set"]}
+            known += len(answers)
+            need(known <= MAX_ANSWERS, f"frames[{i}].set", known, f"{MAX_ANSWERS} answers in all frames together")
         frames.append(Frame(float(at), answers))
     duration = document.get("duration")
     need(_number(duration) and duration > frames[-1].at, "duration", duration, f"a number above {frames[-1].at:g}")
@@ -90,7 +105,7 @@ def load(path: Path) -> Capture:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_SECONDS
 
 
 class ReplayNvml:
