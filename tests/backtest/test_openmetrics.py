@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from training_exporter import events
 from training_exporter.families import RUN_FAMILIES, collect
-from training_exporter.sinks.openmetrics import OpenMetricsWriter, Replay, Timeline, series
+from training_exporter.sinks.openmetrics import LONGEST_SILENCE, OpenMetricsWriter, Replay, Timeline, series
 from training_exporter.state import RunState
 
 ORIGIN = 1_000_000.0
@@ -121,6 +121,25 @@ def test_steps_that_are_made_again_count_once(tmp_path: Path) -> None:
     assert told[25.0] == [2500, 24]
     assert told[405.0] == [2000, 19]
     assert told[max(told)] == [3000, 29], "29 of 30 losses are finite"
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, None])
+def test_a_silence_of_months_is_cut_short(tmp_path: Path, origin: float | None) -> None:
+    """As of a clock that was wrong for a moment: a few bytes of a journal are not hundreds of millions of samples."""
+    later = 200 * 86_400.0
+    found = [*some_run()[:21], *(dataclasses.replace(event, time=event.time + later) for event in some_run()[21:])]
+    with OpenMetricsWriter(tmp_path / "x.om") as writer:
+        timeline = Replay(writer, interval=5.0, origin=origin).run(found, name="r", state=RunState(), labels=LABELS)
+        times = sorted({float(line.split()[-1]) for line in _lines(writer)})
+    silence = LONGEST_SILENCE if origin is not None else later
+    assert timeline.end - timeline.start == pytest.approx(silence + 35, abs=15)
+    assert len(times) == pytest.approx(LONGEST_SILENCE / 5, rel=0.01)
+    assert (timeline.step_at(timeline.start + 3600), timeline.step_at(timeline.end)) == (10, 30)
+
+
+def _lines(writer: OpenMetricsWriter) -> list[str]:
+    writer.finish()
+    return [line for line in writer.path.read_text().splitlines() if line.startswith("up{")]
 
 
 def test_between_a_kill_and_a_restart_the_target_is_down(tmp_path: Path) -> None:

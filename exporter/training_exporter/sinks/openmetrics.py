@@ -28,6 +28,10 @@ from training_exporter.state import RunState
 #: Scrapes that a process still answers after the end of its run, as `Monitor.close` has it.
 SCRAPES_AFTER_END = 2
 
+#: Seconds without any event of a process that is there, of which the scrapes are written: by then all has been said
+#: that can be said of a run that stands still. What follows is left out where times are kept, else the time itself is.
+LONGEST_SILENCE = 6 * 3600.0
+
 #: Samples of one scrape as lines without their time: by (family, type), then by the labels of the metric.
 Lines = dict[tuple[str, str], dict[str, list[str]]]
 
@@ -251,6 +255,15 @@ class Replay:
                     else:
                         scrape(alive=False)
             else:
+                if now - previous > LONGEST_SILENCE:
+                    for _ in due(previous + LONGEST_SILENCE):
+                        scrape(alive=True)
+                    silent = math.ceil((now - timeline.start) / self._interval) - tick
+                    if self._origin is None:
+                        tick += max(0, silent)
+                    else:
+                        shift -= max(0, silent) * self._interval
+                        now = event.time + shift
                 for _ in due(now):
                     scrape(alive=True)
             event = _shifted(event, shift)
