@@ -7,16 +7,19 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from training_exporter import PrometheusCallback, attach, events
 from training_exporter.journal import read
+from training_exporter.labels import clip, run_label
 from training_exporter.sources.huggingface.device import InFlight, StepTimer
 
 SAMPLES = 40
@@ -113,6 +116,24 @@ def test_every_step_although_the_trainer_logs_none(tmp_path: Path, workers: int)
     state = callback.monitor.state
     assert state.state == "completed"
     assert state.learning_rate == pytest.approx(state.expected_learning_rate)
+
+
+def test_names_and_settings_of_any_kind(tmp_path: Path) -> None:
+    """Half a character, as of a foreign file's name, control characters, ten thousand letters, what is no text."""
+    odd = '\ud800 \x00 "\n\\ \u202e' + "é" * 10_000
+    trainer = make_trainer(tmp_path, max_steps=2)
+    settings = {odd: odd, "base_model": odd, "dataset": object(), "n": 1}
+    callback = attach(trainer, odd, port=0, gpu=False, settings=settings)
+    trainer.train()
+    page = urllib.request.urlopen(callback.monitor.url, timeout=10).read().decode()
+    found = {sample.name: sample.labels for family in text_string_to_metric_families(page) for sample in family.samples}
+    assert found["llm_training_loss"]["run"] == run_label(odd)
+    assert found["llm_training_run_info"]["base_model"] == clip(odd)
+    callback.monitor.linger_seconds = 0
+    callback.monitor.close()
+    assert callback.monitor.errors == {}
+    started = next(read(tmp_path / "journal.jsonl"))
+    assert (started.run, started.settings[odd], started.settings["n"]) == (odd, odd, "1")
 
 
 def test_the_training_is_the_same_with_and_without(tmp_path: Path) -> None:

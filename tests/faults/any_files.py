@@ -28,7 +28,7 @@ from training_exporter.sources.files import Record
 from training_exporter.sources.log_history import RecordError
 from training_exporter.state import RunState
 
-#: What the fuzzer begins with and what it has found, by reader.
+#: What has broken a reader, by reader: the fuzzer begins with it, and writes here what it finds.
 SEEDS = Path(__file__).parent / "seeds"
 
 NAMES = {

@@ -1,7 +1,7 @@
 """`make fuzz`: a coverage-guided fuzzer (atheris) over all readers, for SECONDS each (default 60).
 
 It begins with a whole file of each kind and keeps what takes it further in .fuzz/. What it breaks a reader with is
-written into tests/faults/seeds/<reader>/, where `test_what_the_fuzzer_found_stays_mended` tries it ever after.
+written into tests/faults/seeds/<reader>/, where `test_what_has_broken_a_reader_stays_mended` tries it ever after.
 """
 
 from __future__ import annotations

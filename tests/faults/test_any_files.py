@@ -56,7 +56,7 @@ def test_a_broken_file_is_read_as_far_as_it_goes_or_named(
 @pytest.mark.parametrize(
     "seed", sorted(any_files.SEEDS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}"
 )
-def test_what_the_fuzzer_found_stays_mended(tmp_path: Path, seed: Path) -> None:
+def test_what_has_broken_a_reader_stays_mended(tmp_path: Path, seed: Path) -> None:
     any_files.check(seed.parent.name, seed.read_bytes(), tmp_path)
 
 

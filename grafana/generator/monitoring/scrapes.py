@@ -190,7 +190,7 @@ def exporters(id: int, grid: Grid) -> Panel:
         id,
         "Exporter errors by place",
         "Errors of the monitoring that were kept from the training, by where they arose, and events that the journal "
-        "lost; since the process started. Good: 0.",
+        "lost or its disk does not take; since the process started. Good: 0.",
         [
             Target(
                 f"sum by (hook) (max_over_time(training_exporter_callback_errors_total[$__interval])) or {nothing}",
@@ -201,6 +201,11 @@ def exporters(id: int, grid: Grid) -> Panel:
                 "sum(max_over_time(training_exporter_journal_dropped_events_total[$__interval]))",
                 "journal: events lost",
                 properties=line(SECOND),
+            ),
+            Target(
+                "sum(max_over_time(training_exporter_journal_waiting_events[$__interval]))",
+                "journal: events waiting for the disk",
+                properties=line(LOOK),
             ),
         ],
         grid,
