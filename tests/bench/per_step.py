@@ -16,7 +16,7 @@ from tests.bench.measuring import estimate, microseconds, milliseconds, table
 from tests.bench.training import Switch, make_trainer, steps_for
 
 #: Pairs of blocks, off and on. Ours gets more: its effect is the smallest that matters here.
-PAIRS, OUR_PAIRS = 40, 160
+PAIRS, OUR_PAIRS = 30, 100
 
 
 def measure(name: str, pairs: int) -> dict[str, list[Any]]:

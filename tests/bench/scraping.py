@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from tests.bench.measuring import estimate, milliseconds, percentile, table
 
 PER_SECOND = 10
-PAIRS = 120
+PAIRS = 80
 INTERVALS = (1, 5, 15)
 
 
