@@ -54,7 +54,7 @@ def test_infer_writes_what_the_model_says_to_a_prompt(
     assert said() == answer
     of_file = said("--data", str(data), "--limit", "2")
     assert of_file.startswith(f"<s>{prompt}\n{answer}")
-    assert of_file.count("action:") == 2
+    assert of_file.count("\nexplanation:") == 2
     assert said("--prompt", prompt, "--temperature", "1.5", "--seed", "3") != answer
 
 

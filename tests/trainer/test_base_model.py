@@ -7,7 +7,7 @@ import re
 import numpy as np
 import torch
 
-from trading_llm.base.corpus import documents, recital
+from trading_llm.base.corpus import RELATIONS, comparison, documents, recital
 from trading_llm.base.pretrain import drill, make_model
 from trading_llm.model import EMBEDDED_DIRECTORY, load_base
 
@@ -17,7 +17,8 @@ def test_it_is_small_and_complete() -> None:
     assert sum(file.stat().st_size for file in files if file.is_file()) < 4 * 2**20
     _, tokenizer = load_base("embedded", "none")
     vocabulary = tokenizer.get_vocab()
-    assert all(f"{pair:02d}" in vocabulary for pair in range(100)), "figures are cut into pairs of digits"
+    assert all(f"{pair:02d}" in vocabulary and f".{pair:02d}" in vocabulary for pair in range(100)), "pairs of digits"
+    assert tokenizer.tokenize("macd_histogram: -12.07\n") == ["macd", "_", "histogram", ":Ġ", "-", "12", ".07", "Ċ"]
     text = "rsi_14: 71.3, µ €\n"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
@@ -31,6 +32,24 @@ def test_only_the_list_tells_the_figures_of_a_recital() -> None:
         assert values
         assert set(values.values()) <= {figure.rstrip(".") for figure in said}, (listed, recited)
     assert list(documents(20, 1)) == list(documents(20, 1)) != list(documents(20, 2))
+
+
+def test_what_is_said_of_compared_figures_is_true() -> None:
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(300):
+        _, said = comparison(rng)
+        for value, word in re.findall(r"(?: of | at )(-?[\d.]+?) is (above zero|below zero|high|low)\b", said):
+            seen.add(word)
+            assert {"above zero": float(value) > 0, "below zero": float(value) < 0, "high": float(value) >= 0.7,
+                    "low": float(value) < 30}[word], said  # fmt: skip
+        for value, side, limit in re.findall(r" at ([\d.]+) is (above|below) (\d\d)\b", said):
+            seen.add(side)
+            assert (float(value) >= float(limit)) == (side == "above"), said
+        for side, value in re.findall(r"(positive|negative) (?:at|[\w -]+ of) (-?[\d.]+)", said):
+            seen.add(side)
+            assert (float(value.rstrip(".")) > 0) == (side == "positive"), said
+    assert seen >= {*RELATIONS} - {"middle"}
 
 
 def test_it_recites_what_it_has_not_seen() -> None:

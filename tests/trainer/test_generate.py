@@ -60,16 +60,16 @@ CLAIMS = {  # words in an explanation -> what must hold in the state beside it
     "overbought territory": lambda s: s["rsi_14"] >= 70,
     "an overbought": lambda s: s["rsi_14"] >= 70,
     "of overbought": lambda s: 55 <= s["rsi_14"] < 70,
-    "above its signal line": lambda s: s["macd"] > s["macd_signal"],
-    "below its signal line": lambda s: s["macd"] < s["macd_signal"],
-    "buyers lead": lambda s: s["macd"] > s["macd_signal"],
-    "sellers lead": lambda s: s["macd"] < s["macd_signal"],
+    "above its signal line": lambda s: s["macd_histogram"] > 0,
+    "below its signal line": lambda s: s["macd_histogram"] < 0,
+    "buyers lead": lambda s: s["macd_histogram"] > 0,
+    "sellers lead": lambda s: s["macd_histogram"] < 0,
     "above the upper Bollinger": lambda s: s["bollinger_percent_b"] >= 1,
     "below the lower Bollinger": lambda s: s["bollinger_percent_b"] < 0,
     "inside the Bollinger": lambda s: 0.2 <= s["bollinger_percent_b"] < 0.8,
-    "uptrend": lambda s: s["close"] > s["sma_20"] > s["ema_50"],
-    "downtrend": lambda s: s["close"] < s["sma_20"] < s["ema_50"],
-    "favour the bears": lambda s: s["close"] < s["sma_20"] < s["ema_50"],
+    "uptrend": lambda s: s["close"] > max(s["sma_20"], s["ema_50"]),
+    "downtrend": lambda s: s["close"] < min(s["sma_20"], s["ema_50"]),
+    "favour the bears": lambda s: s["close"] < min(s["sma_20"], s["ema_50"]),
     "eavy volume": lambda s: s["volume_ratio"] >= 1.5,
     "olume is thin": lambda s: s["volume_ratio"] < 0.7,
     "ATR is calm": lambda s: s["atr_percent"] < 1.5,
@@ -107,10 +107,12 @@ def test_no_template_leftovers(records: list[Record]) -> None:
         {
             "close": st.floats(0.01, 1e6),
             "sma_20": st.floats(0.01, 1e6),
+            "sma_20_distance_percent": st.floats(-100, 1e4),
             "ema_50": st.floats(0.01, 1e6),
+            "ema_50_distance_percent": st.floats(-100, 1e4),
             "rsi_14": st.floats(0, 100),
             "macd": st.floats(-1e4, 1e4),
-            "macd_signal": st.floats(-1e4, 1e4),
+            "macd_histogram": st.floats(-1e4, 1e4),
             "bollinger_percent_b": st.floats(-2, 3),
             "atr_percent": st.floats(0, 50),
             "volume_ratio": st.floats(0, 100),
@@ -130,6 +132,9 @@ def test_indicators_against_their_definitions() -> None:
     last = market_states(bars)[-1]
     close = bars["close"]
     assert last["sma_20"] == pytest.approx(close.iloc[-20:].mean(), abs=0.006)
+    assert last["sma_20_distance_percent"] == pytest.approx(
+        100 * (close.iloc[-1] / close.iloc[-20:].mean() - 1), abs=0.006
+    )
     band = close.iloc[-20:].std(ddof=0)
     expected = (close.iloc[-1] - (close.iloc[-20:].mean() - 2 * band)) / (4 * band)
     assert last["bollinger_percent_b"] == pytest.approx(expected, abs=0.03)

@@ -90,7 +90,7 @@ def test_a_quantized_base_is_frozen_and_its_linear_layers_have_adapters(data: Pa
     trainer = prepare(TrainSettings(train_data=data, output_dir=tmp_path, quantization=bits, threads=1)).trainer
     kind: Any = bnb.nn.Linear4bit if bits == "4bit" else bnb.nn.Linear8bitLt
     quantized = [name for name, module in trainer.model.named_modules() if isinstance(module, kind)]
-    assert len(quantized) == 4 * 7, "queries, keys, values, output, gate, up and down of four layers"
+    assert len(quantized) == 5 * 7, "queries, keys, values, output, gate, up and down of five layers"
     assert all(name.endswith(".base_layer") for name in quantized)
     trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert trained == {

@@ -64,7 +64,7 @@ def test_every_stage_is_scored_at_its_step(assessed: Path) -> None:
     ]  # fmt: skip
     for event in scored:
         assert list(event["scores"]) == list(CRITERIA)
-        assert all(sample["prompt"].endswith("action:") for sample in event["samples"])
+        assert all(sample["prompt"].endswith("explanation:") for sample in event["samples"])
     assert journal(assessed, "run_ended")[0]["time"] >= scored[-1]["time"]
 
 
@@ -173,7 +173,7 @@ def test_prompts_are_fixed_and_spread(loaded: Loaded) -> None:
     ]  # fmt: skip
     for prompt in prompts:
         assert prompt.text.startswith("symbol: ")
-        assert prompt.text.endswith("action:")
+        assert prompt.text.endswith("explanation:")
         assert stated_action(prompt.reference) in {"BUY", "SELL", "HOLD"}
     assert len(pick_prompts(found, tokenizer, 100)) == 12
     assert pick_prompts([], tokenizer, 4) == []

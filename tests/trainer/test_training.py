@@ -81,7 +81,7 @@ def test_the_adapter_loads_on_the_base_and_writes(finished: tuple[subprocess.Com
 
     base, tokenizer = load_base("embedded", "none")
     model = PeftModel.from_pretrained(base, str(finished[1]))
-    prompt = tokenizer("symbol: KORA\nclose: 10.5\naction:", return_tensors="pt")
+    prompt = tokenizer("symbol: KORA\nclose: 10.5\nexplanation:", return_tensors="pt")
     assert model.generate(**prompt, max_new_tokens=5, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
 
 

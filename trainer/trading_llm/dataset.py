@@ -42,9 +42,12 @@ class Record:
 
 
 def prompt_and_completion(record: Record) -> tuple[str, str]:
-    """The text the model reads and the text it learns to write (the loss covers the completion only)."""
+    """The text the model reads and the text it learns to write (the loss covers the completion only).
+
+    Reasons first, the action last: what is to be decided by the evidence is decided after the evidence is written.
+    """
     state = "\n".join(f"{name}: {figure(value)}" for name, value in record.market_state.items())
-    return f"symbol: {record.symbol}\n{state}\naction:", f" {record.action}\n{record.explanation}"
+    return f"symbol: {record.symbol}\n{state}\nexplanation:", f" {record.explanation}\naction: {record.action}"
 
 
 def simulated_records(count: int, rng: np.random.Generator, symbols: list[str], start: str) -> list[Record]:

@@ -50,9 +50,10 @@ def simulate(bars: int, rng: np.random.Generator, start: str = "2021-01-04") -> 
 def market_states(bars: pd.DataFrame) -> list[dict[str, float]]:
     """The indicators at every bar after the warm-up, rounded as they are shown to the model; one dict per bar.
 
-    change_percent (of the close over one bar), sma_20, ema_50, rsi_14 (0-100), macd and macd_signal (12, 26, 9; in
-    price units), bollinger_percent_b (20 bars, 2 standard deviations: 0 = lower band, 1 = upper band), atr_percent
-    (14 bars, of the close), volume_ratio (to the mean of 20 bars).
+    close, sma_20, ema_50, each average with the distance of the close from it in percent of the average, rsi_14
+    (0-100), macd (12, 26) and macd_histogram (its distance from its signal line of 9 bars; both in price units),
+    bollinger_percent_b (20 bars, 2 standard deviations: 0 = lower band, 1 = upper band), atr_percent (14 bars, of the
+    close), volume_ratio (to the mean of 20 bars).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library uses a pandas name that pandas 4 drops; not the user's concern
@@ -62,15 +63,18 @@ def market_states(bars: pd.DataFrame) -> list[dict[str, float]]:
     macd = ta.macd(close, fast=12, slow=26, signal=9)
     bands = ta.bbands(close, length=20, std=2.0)
     price_digits = 2 if float(close.median()) >= 1 else 6
+    price = close.round(price_digits)
+    sma, ema = (average(close, length=n).round(price_digits) for average, n in ((ta.sma, 20), (ta.ema, 50)))
     frame = pd.DataFrame(
         {
-            "close": close.round(price_digits),
-            "change_percent": (close.pct_change() * 100).round(2),
-            "sma_20": ta.sma(close, length=20).round(price_digits),
-            "ema_50": ta.ema(close, length=50).round(price_digits),
+            "close": price,
+            "sma_20": sma,
+            "sma_20_distance_percent": ((price / sma - 1) * 100).round(2),
+            "ema_50": ema,
+            "ema_50_distance_percent": ((price / ema - 1) * 100).round(2),
             "rsi_14": ta.rsi(close, length=14).round(1),
             "macd": macd["MACD_12_26_9"].round(price_digits),
-            "macd_signal": macd["MACDs_12_26_9"].round(price_digits),
+            "macd_histogram": macd["MACDh_12_26_9"].round(price_digits),
             "bollinger_percent_b": bands.filter(like="BBP_").iloc[:, 0].round(2),
             "atr_percent": (ta.atr(bars["high"], bars["low"], close, length=14) / close * 100).round(2),
             "volume_ratio": (bars["volume"] / bars["volume"].rolling(20).mean()).round(2),

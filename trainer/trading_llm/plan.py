@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from trading_llm.arguments import Steps, gradient_checkpointing, optimizer, steps_of
 from trading_llm.data import Completions
 from trading_llm.errors import UsageError
+from trading_llm.loss import LARGE_VOCABULARY
 from trading_llm.model import EMBEDDED_DIRECTORY, compute_dtype, unloadable
 from trading_llm.preflight import check_options
 from trading_llm.settings import EMBEDDED, TrainSettings
@@ -105,7 +106,9 @@ def estimate(config: PreTrainedConfig, settings: TrainSettings, tokens: int) -> 
         activations = layers * in_step * width * config.hidden_size + layer
     else:
         activations = layers * layer
-    logits = in_step // 2 * config.vocab_size * (width + 3 * 4)
+    # The fused loss takes pieces of the logits, each about twice as large as the hidden states.
+    fused = config.vocab_size >= LARGE_VOCABULARY and settings.padding_free and not settings.liger
+    logits = in_step // 2 * (4 * config.hidden_size if fused else config.vocab_size) * (width + 3 * 4)
     moments = 2 if "8bit" in optimizer(settings) else 8
     memory = Memory(
         weights=math.ceil(linear * bits / 8 + (weights - linear) * width),

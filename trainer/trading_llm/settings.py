@@ -57,7 +57,7 @@ class TrainSettings:
     seed: int = 42
     logging_steps: int = 25
     eval_steps: int | None = None  # default: a tenth of the run
-    quality_prompts: int = 8  # validation prompts on which texts are generated and scored; 0: none
+    quality_prompts: int = 16  # validation prompts on which texts are generated and scored; 0: none
     save_steps: int | None = None  # default: a tenth of the run
     early_stopping: int | None = None  # evaluations without a better validation loss; default: never
     resume: str | None = None  # LAST, or the path of a checkpoint; default: from the beginning

@@ -1,4 +1,4 @@
-"""The text on which the embedded base model is pretrained: invented market notes, and lists to recite.
+"""The text on which the embedded base model is pretrained: invented market notes, lists to recite, figures to compare.
 
 Related to the trading dataset as general text is to a task: it speaks of the same things (prices, averages, momentum,
 volume) and quotes figures from a table above it, but in another format, other phrasings and without any decision.
@@ -73,13 +73,14 @@ _PROSE = [
 ]
 
 #: Shares of the documents; the rest are notes.
-RECITALS, CLIPPINGS = 0.15, 0.4
+RECITALS, COMPARISONS, CLIPPINGS = 0.15, 0.15, 0.35
 
 
 def figures(rng: np.random.Generator) -> dict[str, str]:
     """Invented figures of one day, as text; they need not agree with each other."""
     last = float(np.exp(rng.uniform(np.log(4), np.log(600))))
     fast = rng.normal(0, 0.02) * last
+    slow = fast * (1 + rng.normal(0, 0.3))
     return {
         "last": f"{last:.2f}",
         "move": f"{rng.normal(0, 1.8):.2f}",
@@ -87,7 +88,8 @@ def figures(rng: np.random.Generator) -> dict[str, str]:
         "long": f"{last * (1 + rng.normal(0, 0.08)):.2f}",
         "strength": f"{np.clip(rng.normal(50, 13), 4, 96):.1f}",
         "fast": f"{fast:.2f}",
-        "slow": f"{fast * (1 + rng.normal(0, 0.3)):.2f}",
+        "slow": f"{slow:.2f}",
+        "between": f"{fast - slow + 0.0:.2f}",
         "percent": f"{rng.normal(0.5, 0.33):.2f}",
         "range": f"{rng.uniform(0.5, 6):.2f}",
         "turnover": f"{np.exp(rng.normal(0, 0.4)):.2f}",
@@ -115,23 +117,24 @@ def note(rng: np.random.Generator) -> str:
 
 
 def clippings(rng: np.random.Generator) -> str:
-    """Sentences and clauses of the trade's language, mixed, with figures that mean nothing.
+    """Sentences and clauses of the trade's language, mixed, with figures that mean nothing; half of them below a list.
 
     Their vocabulary is the trading dataset's; its format, order, conditions and which figure goes where are not.
     """
+    listed = recital(rng)[0] if rng.random() < 0.5 else ""
     pieces: list[str] = []
     for _ in range(int(rng.integers(4, 7))):
         values = figures(rng)
         named = {name: values[column] for name, column in _FIGURES.items()} | {"symbol": values["code"]}
         sentence = say(_CLAUSES, named, rng)
-        pieces += [sentence] if rng.random() < 0.15 else re.split(r"[,:;] ", sentence)
+        pieces += [sentence] if rng.random() < 0.4 else re.split(r"[,:;] ", sentence)
     rng.shuffle(pieces)
-    return ["; ", ". ", ", ", ".\n"][int(rng.integers(4))].join(pieces)
+    return listed + ["; ", ". ", ". ", ", ", ".\n"][int(rng.integers(5))].join(pieces)
 
 
 _FIGURES = {
-    "close": "last", "sma_20": "short", "ema_50": "long", "rsi_14": "strength", "macd": "fast", "macd_signal": "slow",
-    "bollinger_percent_b": "percent", "atr_percent": "range", "volume_ratio": "turnover", "change_percent": "move",
+    "close": "last", "sma_20": "short", "ema_50": "long", "rsi_14": "strength", "macd": "fast",
+    "macd_histogram": "between", "bollinger_percent_b": "percent", "atr_percent": "range", "volume_ratio": "turnover",
 }  # fmt: skip
 _CLAUSES = [phrase for phrases in sentences() for phrase in phrases]
 
@@ -181,12 +184,64 @@ def _spoken(key: str, rng: np.random.Generator) -> str:
     return [f"{name} {more}", f"{more}-day {name}", name][int(rng.integers(3))]
 
 
-def document(rng: np.random.Generator) -> str:
-    """A document of one of the three kinds."""
+#: Words of which figures alone decide which of them is true. Each is one token.
+RELATIONS = ("above", "below", "positive", "negative", "high", "low", "middle")
+
+
+def comparison(rng: np.random.Generator) -> tuple[str, str]:
+    """(list, what is true of it): signs, sizes on a scale, limits, and which of two figures is the greater.
+
+    What any language model knows of numbers; the names are invented, and nothing of the market follows.
+    """
+    figures: dict[str, float] = {}
+    sentences: list[str] = []
+    for _ in range(int(rng.integers(3, 6))):
+        key = expand(_WORDS if rng.random() < 0.25 else _KEYS, rng)
+        if key in figures:
+            continue
+        said, kind = _spoken(key, rng), rng.random()
+        if kind < 0.4:
+            value = round(float(rng.normal(0, 1)) * float(np.exp(rng.uniform(np.log(0.1), np.log(9)))), 2) + 0.0
+            side = 0 if value > 0 else 1
+            sentences.append(
+                [
+                    f"{said} is {RELATIONS[2 + side]} at {value:.10g}",
+                    f"a {RELATIONS[2 + side]} {said} of {value:.10g}",
+                    f"{said} of {value:.10g} is {RELATIONS[side]} zero",
+                    f"{said} is {RELATIONS[side]} zero",
+                ][int(rng.integers(4))]
+            )
+        elif kind < 0.75:
+            scale, digits = (100, 1) if rng.random() < 0.5 else (1, 2)
+            value = round(float(rng.uniform(0, scale)), digits)
+            size = RELATIONS[4 if value >= 0.7 * scale else 5 if value < 0.3 * scale else 6]
+            size = "in the middle" if size == "middle" else size
+            sentences.append(
+                [f"{said} of {value:.10g} is {size}", f"{said} is {size} at {value:.10g}"][int(rng.integers(2))]
+            )
+        else:
+            value = round(float(rng.uniform(1, 99)), 1)
+            limit = int(rng.integers(1, 10)) * 10
+            sentences.append(f"{said} at {value:.10g} is {RELATIONS[int(value < limit)]} {limit}")
+        figures[key] = value
+    (one, a), (other, b) = list(figures.items())[:2]
+    if a != b:
+        sentences.append(f"{_spoken(one, rng)} is {RELATIONS[int(a < b)]} {_spoken(other, rng)}")
+    rng.shuffle(sentences)
+    keys = list(figures)
+    rng.shuffle(keys)
+    listed = "\n".join(f"{key}: {figures[key]:.10g}" for key in keys)
+    return f"{listed}\n", [", ", "; ", ". ", " and "][int(rng.integers(4))].join(sentences) + "."
+
+
+def document(rng: np.random.Generator, share_of_clippings: float = CLIPPINGS) -> str:
+    """A document of one of the four kinds."""
     kind = rng.random()
     if kind < RECITALS:
         return "".join(recital(rng))
-    return clippings(rng) if kind < RECITALS + CLIPPINGS else note(rng)
+    if kind < RECITALS + COMPARISONS:
+        return "".join(comparison(rng))
+    return clippings(rng) if kind < RECITALS + COMPARISONS + share_of_clippings else note(rng)
 
 
 def documents(count: int, seed: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ def _with_period(names: str, usual: str = "5|7|9|10|12|14|20|21|26|30|50|100|150
 
 # In the order in which they are tried at a place of the text: what contains another name comes first.
 _NAMES: tuple[tuple[str, str], ...] = (
-    ("macd_histogram", r"macd[ _]?hist(?:ogram)?"),
+    ("macd_histogram", r"macd[ _]?hist(?:ogram)?|histogram"),
     ("macd_signal", r"macd[ _]signal(?:[ _]line)?|signal[ _]line|a signal(?= of -?\d)"),
     ("macd", r"macd(?: ?\(\d+, ?\d+, ?\d+\))?"),
     ("percent_b", r"bollinger[ _](?:band[ _])?percent[ _]?b|bollinger[ _]%b|%[ ]?b\b|percent[ _-]b\b"),
@@ -70,6 +70,7 @@ RELATED = {
     "sma": frozenset({"average"}),
     "ema": frozenset({"average"}),
     "macd_histogram": frozenset({"macd"}),
+    "macd_signal": frozenset({"macd_histogram"}),
 }
 
 _NAME = re.compile(

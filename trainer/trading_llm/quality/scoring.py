@@ -79,7 +79,7 @@ def _coherence(text: str, sentences: list[str], claims: Claims) -> float:
     if not sentences:
         return 0.0
     fluent = sum(fluency(sentence) for sentence in sentences) / len(sentences)
-    finished = 1.0 if re.search(r"[.!?][\"')\]]*$", text.strip()) else 0.8
+    finished = 1.0 if re.search(r"[.!?][\"')\]]*$", sentences[-1]) else 0.8
     stances = {stance for sentence in sentences if (stance := _stance(sentence)) is not None}
     contradictions = claims.contradictions + ({"BUY", "SELL"} <= stances)
     return fluent * finished * 0.7**contradictions
@@ -122,8 +122,8 @@ _RECOMMENDED = re.compile(
 )
 _CLOSING = re.compile(
     r"\b(?:overall|on balance|all in all|taken together|in (?:conclusion|summary|short)|therefore|thus|hence|"
-    r"consequently|accordingly|in sum|to sum up|(?:this|these|the (?:evidence|picture|odds|setup|signals?)) (?:\w+ )?"
-    r"(?:argues?|supports?|favou?rs?|points?|suggests?|justif\w+))\b", re.IGNORECASE,
+    r"consequently|accordingly|in sum|to sum up|(?:(?:all )?this|these|the (?:evidence|picture|odds|setup|signals?|"
+    r"chart)) (?:\w+ )?(?:argues?|supports?|favou?rs?|points?|suggests?|justif\w+))\b", re.IGNORECASE,
 )  # fmt: skip
 
 
