@@ -100,8 +100,9 @@ class _Supervision:
             status = exit_status(child.returncode)
             with _no_harm():
                 ending = ending_of(child.returncode, child.asked, kills.since(), begun=hub.current.begun)
-                tree.ended(status)
+                # In this order: no page has an exit status beside a run that is said to train.
                 hub.command_ended(ending.state, ending.reason, status)
+                tree.ended(status)
                 self._linger(endpoint, hub)
             return status
         finally:
