@@ -7,8 +7,8 @@ same commands today give one of the same kind, and not the same weights:
     python -m trading_llm.base.pretrain --go-on FIRST --steps 250 --learning-rate 8e-4 --clippings 0.6 --seed 2
     python -m trading_llm.base.pretrain --go-on SECOND --steps 150 --learning-rate 8e-4 --clippings 0.6 --seed 3
 
-Seeded: the same library versions, thread count and processor give the same weights. Takes about half an hour on
-one core; it is run once by the maintainers and its result (model.safetensors, fp16) is shipped.
+Each go is seeded: the same corpus, library versions, thread count and processor give the same weights. The first takes
+about half an hour on one core; the maintainers run it, and ship what comes out (model.safetensors, fp16).
 """
 
 import argparse
