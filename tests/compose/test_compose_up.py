@@ -31,8 +31,9 @@ VOLUMES = {"models", "data", "targets", "rendered", "prometheus", "alertmanager"
 
 
 def files_of_the_checkout() -> str:
-    """What git does not know, ignored files too."""
-    listed = ["git", "status", "--porcelain", "--ignored", "--untracked-files=all", "--", ".", ":!*.pyc", ":!.venv"]
+    """What git does not know, ignored files too, but for what the tests' own tools keep."""
+    tools = [f":!{each}" for each in ("*.pyc", ".venv", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")]
+    listed = ["git", "status", "--porcelain", "--ignored", "--untracked-files=all", "--", ".", *tools]
     return subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 

@@ -210,6 +210,7 @@ def exporters(id: int, grid: Grid) -> Panel:
         ],
         grid,
         no_value=NO_EXPORTER,
+        runbooks=["JournalNotWritten"],
         **EVENTS,
     )
 
