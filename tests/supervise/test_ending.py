@@ -152,7 +152,7 @@ def test_figures_of_a_tree_of_processes() -> None:
         assert figures.resident_memory is not None
         assert figures.resident_memory > 1 << 20
         assert figures.cpu_seconds is not None
-        assert 0.4 <= figures.cpu_seconds < 5
+        assert 0.35 <= figures.cpu_seconds < 5  # the kernel counts in hundredths
         assert figures.gpu_memory == {}
         used = [GpuProcess(pid=shell.pid, name="sh", memory_used=5), GpuProcess(pid=1, name="init", memory_used=7)]
         samples.append(GpuSample(index=0, uuid="GPU-0", processes=used))
