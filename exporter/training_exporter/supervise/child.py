@@ -50,6 +50,8 @@ class Child:
         self.returncode: int | None = None
         #: The first signal that asked the command for its end, whoever delivered it.
         self.asked: int | None = None
+        #: Signals that came before the command was there to get them too.
+        self._early: set[int] = set()
 
     @property
     def own(self) -> tuple[int, ...]:
@@ -58,6 +60,7 @@ class Child:
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start the command: in this process' group, with its standard streams. Raises CommandError."""
+        self._early = {number for number in signal.sigpending() if number in self._taken}
         try:
             self.pid = os.posix_spawnp(
                 command[0], list(command), dict(environment), setsigmask=self._before, setsigdef=_RESTORED
@@ -82,7 +85,8 @@ class Child:
         self._witness.dismiss()
 
     def _pass_on(self, number: int, asking: Callable[[int], None]) -> None:
-        everybody = self._witness.got(number)
+        everybody = self._witness.got(number) and number not in self._early
+        self._early.discard(number)
         self._reap()
         if self.pid is None or self.returncode is not None:
             asking(number)
