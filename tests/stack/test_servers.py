@@ -106,6 +106,22 @@ def test_stop_is_polite_first(tmp_path: Path) -> None:
     assert "goodbye" in child.log_tail()
 
 
+def test_a_child_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    """The guard may have been started, or have started the command, and not yet listen to signals."""
+    for number in range(60):
+        with Stack(tmp_path) as stack:
+            stack.start("child", ["sh", "-c", f"echo $$ >{tmp_path}/{number}.pid; exec sleep 600"])
+            time.sleep(number / 2000)
+    time.sleep(0.5)  # what was left behind has said who it is
+    begun = [int(text) for file in tmp_path.glob("*.pid") if (text := file.read_text())]
+    try:
+        assert not [pid for pid in begun if alive(pid)]
+    finally:
+        for pid in begun:
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_interrupt_reaches_the_command(tmp_path: Path) -> None:
     script = (
         "import time\nprint('ready', flush=True)\n"

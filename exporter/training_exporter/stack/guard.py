@@ -23,6 +23,10 @@ import time
 
 def main(arguments: list[str]) -> int:
     grace_seconds, command = float(arguments[0]), arguments[1:]
+    # From before the command is there: a guard that a signal ended between would leave it behind.
+    early: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, lambda got, _: early.append(got))
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
@@ -41,6 +45,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGHUP, end)
     # A Ctrl-C in the terminal must reach a training as the interrupt that it knows how to answer.
     signal.signal(signal.SIGINT, forward)
+    for number in early:
+        signal.raise_signal(number)
 
     def watch_parent() -> None:
         while os.read(0, 4096):
