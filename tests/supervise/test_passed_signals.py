@@ -69,6 +69,20 @@ def test_a_signal_to_the_whole_group_is_not_delivered_twice(counting: Supervised
         assert got(counting, count) == [each.name for each in SIGNALS[:count]]
 
 
+def test_a_signal_to_the_group_before_the_command_is_there() -> None:
+    """Everybody got it but the command, which was started a moment later."""
+    script = (
+        "import os, signal\nfrom training_exporter.supervise.child import Child\n"
+        "child = Child()\nos.killpg(0, signal.SIGTERM)\nchild.start(['sleep', '60'], os.environ)\n"
+        "while not child.wait(1, lambda _: None):\n    pass\n"
+        "child.close()\nprint(child.returncode)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], start_new_session=True, capture_output=True, text=True, timeout=40
+    )
+    assert (done.stdout, done.returncode) == ("-15\n", 0), done.stderr
+
+
 def test_one_after_the_other(counting: Supervised) -> None:
     """To the group, then to the supervisor alone: a second one is a second one."""
     os.killpg(counting.process.pid, signal.SIGINT)
