@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training_exporter.arguments import BAD_INPUT, seconds
+
 if TYPE_CHECKING:
     from training_exporter.state import RunState
-
-BAD_INPUT = 2
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,7 +37,7 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which runs are read."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a record of a run, or a folder of them")
     parser.add_argument(
-        "--seconds-per-step", type=_seconds, default=1.0, metavar="S",
+        "--seconds-per-step", type=seconds(0.001), default=1.0, metavar="S",
         help="for records without times: how long a step took (default %(default)g)",
     )  # fmt: skip
     parser.add_argument(
@@ -52,16 +51,6 @@ def new_state(path: Path | None) -> Callable[[], RunState]:
     from training_exporter.state import RunState
 
     return functools.partial(RunState, profile.load(path))
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.001 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: a number of seconds from 0.001 to 86400")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:

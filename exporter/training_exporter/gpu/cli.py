@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import signal
 import socket
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from training_exporter import ports
 from training_exporter._version import __version__
+from training_exporter.arguments import BAD_INPUT, seconds
 from training_exporter.gpu import replay
 from training_exporter.gpu.collector import open_gpu_collector
 from training_exporter.gpu.containers import ContainerNames
@@ -22,7 +22,6 @@ from training_exporter.sinks.server import PortTaken
 from training_exporter.web import options
 from training_exporter.web.config import WebConfigError
 
-BAD_INPUT = 2
 NO_GPU = 1
 
 
@@ -41,18 +40,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     captures = ", ".join(replay.shipped())
     source.add_argument("--replay", metavar="FILE", help=f"serve a capture, not a driver: a file, or one of {captures}")
     source.add_argument("--record", metavar="FILE", type=Path, help="record a capture of the driver, then end")
-    parser.add_argument("--seconds", type=_seconds, default=60.0, help="length of the capture (default: %(default)g)")
+    parser.add_argument(
+        "--seconds", type=seconds(0, above=True), default=60.0, help="length of the capture (default: %(default)g)"
+    )
     parser.set_defaults(run=run)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 86_400:
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: a number of seconds above 0, at most 86400")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:

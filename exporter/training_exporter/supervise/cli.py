@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
 from pathlib import Path
 
 from training_exporter import ports
+from training_exporter.arguments import BAD_INPUT, seconds
 from training_exporter.monitor import run_name
 from training_exporter.sinks.server import PortTaken
 from training_exporter.supervise.child import CommandError
 from training_exporter.supervise.supervisor import supervise
 from training_exporter.web import options
 from training_exporter.web.config import WebConfigError
-
-BAD_INPUT = 2
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="name of the run; it goes before the one that the command gives itself "
                         "(default: the command's own, else the program and the time)")  # fmt: skip
     options.add_arguments(parser, ports.RUN_METRICS)
-    parser.add_argument("--linger-seconds", type=_seconds, default=30.0, metavar="SECONDS",
+    parser.add_argument("--linger-seconds", type=seconds(0), default=30.0, metavar="SECONDS",
                         help="wait so long at most, at the end, until the final state was scraped "
                         "(default: %(default)g)")  # fmt: skip
     parser.add_argument("--no-gpu", action="store_true", help="no figures of this machine's GPUs")
@@ -46,16 +44,6 @@ def _name(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError(f"found {text!r}, allowed: a name")
     return text
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: a number of seconds from 0 to 86400")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:
