@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from training_exporter.stack.inbox_server import Inbox
 from training_exporter.stack.messages import Message
 from training_exporter.stack.render import AlertmanagerSettings, MailSettings, render_alertmanager
 from training_exporter.stack.servers import Stack, free_port
+from waiting import wait_until
 
 
 class Alertmanager:
@@ -55,15 +56,6 @@ class Alertmanager:
 
 def _time(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def eventually(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return condition()
 
 
 def labels(alert: str, severity: str, sign: str = "", **more: str) -> dict[str, str]:
@@ -115,12 +107,12 @@ def test_inhibition(alertmanager: Alertmanager) -> None:
         labels("Watchdog", "none"),
     )
     at_first = {("LossRising", "warning"), ("EarlyPlateau", "warning"), ("GpuMemoryHigh-0", "warning")}
-    assert eventually(lambda: alertmanager.inhibited() == at_first, 5), alertmanager.inhibited()
+    assert wait_until(lambda: alertmanager.inhibited() == at_first, 5), alertmanager.inhibited()
 
     # NaN silences the critical loss alert as well, and only the losses.
     alertmanager.post(labels("LossNaN", "critical", "loss_nan", **run))
     with_nan = at_first | {("LossRising", "critical")}
-    assert eventually(lambda: alertmanager.inhibited() == with_nan, 5), alertmanager.inhibited()
+    assert wait_until(lambda: alertmanager.inhibited() == with_nan, 5), alertmanager.inhibited()
 
 
 def test_one_message_names_the_cause(alertmanager: Alertmanager) -> None:
@@ -142,7 +134,7 @@ def test_one_message_names_the_cause(alertmanager: Alertmanager) -> None:
         return {(a["labels"]["alertname"], a["labels"]["run"]) for a in alerts if a["status"]["inhibitedBy"]}
 
     expected = {("RunFailed", "a"), ("SlowFirstEpoch", "c"), ("LossNaN", "d")}
-    assert eventually(lambda: muted() == expected, 5), muted()
+    assert wait_until(lambda: muted() == expected, 5), muted()
 
 
 def test_a_run_that_is_over_silences_its_warnings(alertmanager: Alertmanager) -> None:
@@ -154,7 +146,7 @@ def test_a_run_that_is_over_silences_its_warnings(alertmanager: Alertmanager) ->
         labels("GpuMemoryHigh", "warning", "gpu_memory_high", gpu="0", uuid="-0"),
         labels("TargetDown", "warning", instance="gpu:9402", job="training"),
     )
-    assert eventually(lambda: bool(alertmanager.inhibited()), 5)
+    assert wait_until(lambda: bool(alertmanager.inhibited()), 5)
     with urllib.request.urlopen(f"{alertmanager.url}/api/v2/alerts", timeout=10) as answer:
         muted = [alert["labels"] for alert in json.load(answer) if alert["status"]["inhibitedBy"]]
     assert muted == [labels("ThroughputDrop", "warning", "throughput_drop", run="a")]
@@ -168,7 +160,7 @@ def test_messages_reach_both_channels_grouped_per_run(alertmanager: Alertmanager
     critical = labels("LossNaN", "critical", "loss_nan", run="b")
     silent = [labels("Watchdog", "none"), labels("LossSpike", "info", "loss_spike", run="a")]
     alertmanager.post(*warnings, critical, *silent)
-    assert eventually(lambda: len(alertmanager.messages) >= 4, 20), [m.title for m in alertmanager.messages]
+    assert wait_until(lambda: len(alertmanager.messages) >= 4, 20), [m.title for m in alertmanager.messages]
     time.sleep(1)
     titles = sorted((message.channel, message.title) for message in alertmanager.messages)
     assert titles == [

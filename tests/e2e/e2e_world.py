@@ -6,11 +6,11 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import waiting
 from training_exporter import RunState, journal
 from training_exporter.stack import binaries
 from training_exporter.stack.launch import Servers, start_prometheus
@@ -22,12 +22,7 @@ PATIENCE_SECONDS = 240.0
 
 
 def wait_until(done: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if done():
-            return True
-        time.sleep(0.5)
-    return False
+    return bool(waiting.wait_until(done, seconds, 0.5))
 
 
 @dataclass

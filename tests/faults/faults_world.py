@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import psutil
 import yaml
 
+import waiting
 from training_exporter.stack import binaries, files
 from training_exporter.stack.query import Prometheus
 from training_exporter.stack.servers import Child, Stack, free_port
@@ -21,12 +21,7 @@ PATIENCE_SECONDS = 90.0
 
 
 def wait_until(done: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if done():
-            return True
-        time.sleep(0.1)
-    return bool(done())
+    return bool(waiting.wait_until(done, seconds))
 
 
 def kill(child: Child) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import yaml
 from tests.bench.many_runs import start
 from tests.bench.simulated_runs import FAULTS
 
+import waiting
 from training_exporter.stack import binaries
 from training_exporter.stack.launch import Servers
 from training_exporter.stack.query import Prometheus
@@ -53,12 +53,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def wait_until(done: Callable[[], object]) -> bool:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < end:
-        if done():
-            return True
-        time.sleep(1)
-    return False
+    return bool(waiting.wait_until(done, PATIENCE_SECONDS, 1))
 
 
 def texts(alerts: list[dict[str, Any]]) -> dict[tuple[str, str, str], list[str]]:

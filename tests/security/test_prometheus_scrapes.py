@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from security_world import PASSWORD, TOKEN, USER, Keys, hashed
 from training_exporter import Monitor, cli
 from training_exporter.stack import binaries, files, launch
 from training_exporter.stack.servers import Stack, free_port
+from waiting import wait_until
 
 PROMETHEUS_3 = Path(__file__).resolve().parents[2] / ".venv" / "prometheus-3"
 
@@ -39,15 +38,6 @@ def configured(tmp_path: Path, targets: Path, *options: str) -> tuple[int, Path]
         ]
     )  # fmt: skip
     return code, config
-
-
-def eventually(condition: Callable[[], object], seconds: float = 40.0) -> object:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    return condition()
 
 
 @pytest.mark.parametrize(("version", "way"), [("2.42", "password"), ("3", "token")])
@@ -95,7 +85,7 @@ def test_scraped_with_everything_and_refused_without(version: str, way: str, tmp
                     mine = [each for each in active if each["labels"]["job"] == "training"]
                     return mine[0] if mine and mine[0]["health"] != "unknown" else None
 
-                seen = eventually(target)
+                seen = wait_until(target, 40)
                 assert isinstance(seen, dict)
                 assert seen["scrapeUrl"].startswith("https://")
                 assert (seen["health"] == "up") is (name == "all"), seen["lastError"]

@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,20 +18,12 @@ from training_exporter.stack import binaries
 from training_exporter.stack.launch import start_servers
 from training_exporter.stack.messages import Message
 from training_exporter.stack.servers import Stack
+from waiting import wait_until
 
 pytestmark = pytest.mark.skipif(
     binaries.PROMETHEUS.find() is None or binaries.ALERTMANAGER.find() is None,
     reason="Prometheus and Alertmanager are not on PATH",
 )
-
-
-def wait_until(condition: Callable[[], object], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def test_notices_of_a_real_message(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+import waiting
 from training_exporter import RunState, journal
 
 #: A training without torch: `steps` steps, then what `then` says. `OUT` is the output directory.
@@ -35,12 +35,7 @@ print("ready", flush=True)
 
 
 def wait_until(done: Callable[[], object], seconds: float = 30.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if done():
-            return True
-        time.sleep(0.05)
-    return False
+    return bool(waiting.wait_until(done, seconds, 0.05))
 
 
 @dataclass

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import waiting
 from training_exporter import RunState, journal
 from training_exporter.stack.launch import Servers, start_servers
 from training_exporter.stack.messages import Message
@@ -30,12 +31,7 @@ RUNS: dict[str, tuple[list[str | Path], int]] = {
 
 
 def wait_until(done: Callable[[], object], seconds: float = 200.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if done():
-            return True
-        time.sleep(0.5)
-    return False
+    return bool(waiting.wait_until(done, seconds, 0.5))
 
 
 @dataclass
