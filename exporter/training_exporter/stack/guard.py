@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGHUP, end)
     # A Ctrl-C in the terminal must reach a training as the interrupt that it knows how to answer.
     signal.signal(signal.SIGINT, forward)
-    for number in early:
-        signal.raise_signal(number)
+    for got in early:
+        signal.raise_signal(got)
 
     def watch_parent() -> None:
         while os.read(0, 4096):
