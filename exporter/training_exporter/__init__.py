@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from training_exporter import events
 from training_exporter._version import __version__
 from training_exporter.monitor import Monitor
-from training_exporter.profile import ProfileError
+from training_exporter.profile import Profile, ProfileError
 from training_exporter.profile import load as load_profile
 from training_exporter.sinks.server import PortTaken
 from training_exporter.state import RunState
 from training_exporter.web.config import WebConfigError
+from training_exporter.web.config import load as load_web_config
 
 if TYPE_CHECKING:
     from training_exporter.sources.huggingface import PrometheusCallback, attach, is_out_of_memory
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Monitor",
     "PortTaken",
+    "Profile",
     "ProfileError",
     "PrometheusCallback",
     "RunState",
@@ -34,6 +36,7 @@ __all__ = [
     "events",
     "is_out_of_memory",
     "load_profile",
+    "load_web_config",
 ]
 
 

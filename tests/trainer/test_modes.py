@@ -60,6 +60,8 @@ def test_compiled_it_learns_the_same(run: Run, usual: list[float]) -> None:
         (["--attention", "flash_attention_2"], "--attention: found flash_attention_2 without"),
         (["--liger"], "--liger: found without"),
         (["--compile"], "--compile: found no C++ compiler 'no-compiler' on PATH"),
+        (["--profile", "/nope.yaml"], "--profile: /nope.yaml: cannot be read: No such file or directory"),
+        (["--metrics-web-config", "/nope.yml"], "--metrics-web-config: /nope.yml: cannot be read: No such file"),
     ],
 )
 def test_what_is_not_here_is_one_line_before_the_first_step(

@@ -263,7 +263,7 @@ def _add_infer(parser: argparse.ArgumentParser) -> None:
 
 def _infer(options: argparse.Namespace) -> int:
     from trading_llm import adapters
-    from trading_llm.training import quiet
+    from trading_llm.model import quiet
 
     quiet()
     fields = {name: value for name, value in vars(options).items() if name != "command"}
@@ -282,7 +282,7 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
 
 def _merge(options: argparse.Namespace) -> int:
     from trading_llm import adapters
-    from trading_llm.training import quiet
+    from trading_llm.model import quiet
 
     quiet()
     adapters.merge(options.adapter, options.output_dir, options.base_model)

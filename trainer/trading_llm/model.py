@@ -1,6 +1,7 @@
 """The base model, quantized if asked for, with LoRA adapters on it. Weights are read from safetensors only."""
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available, logging
 
 from trading_llm import lora
 from trading_llm.errors import UsageError
@@ -100,3 +101,9 @@ def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesC
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     return None
+
+
+def quiet() -> None:
+    """Loading a model is over in a moment or draws its own bar; what libraries plan to rename is nobody's news."""
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -12,14 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from trading_llm.arguments import Steps, gradient_checkpointing, optimizer, steps_of
 from trading_llm.data import Completions
-from trading_llm.errors import UsageError
 from trading_llm.loss import LARGE_VOCABULARY
-from trading_llm.model import EMBEDDED_DIRECTORY, compute_dtype, unloadable
-from trading_llm.preflight import check_options
+from trading_llm.model import EMBEDDED_DIRECTORY, compute_dtype, quiet, unloadable
+from trading_llm.preflight import check_options, read_profile
 from trading_llm.settings import EMBEDDED, TrainSettings
 from trading_llm.sources import read_sources
 from trading_llm.texts import use_chat_template
-from training_exporter import ProfileError, load_profile
+from training_exporter import Profile
 
 BITS_PER_WEIGHT = {"8bit": 8.5, "4bit": 4.127}
 """In linear layers: with the outliers' copies of LLM.int8(), and with NF4's doubly quantized constants (QLoRA)."""
@@ -40,7 +39,9 @@ class Memory:
 
 def dry_run(settings: TrainSettings) -> str:
     """The plan in words. Raises UsageError for whatever would end the run before its first step."""
+    quiet()
     check_options(settings)
+    profile = read_profile(settings)
     source = str(EMBEDDED_DIRECTORY) if settings.base_model == EMBEDDED else settings.base_model
     sources = read_sources(settings)
     try:
@@ -70,7 +71,7 @@ def dry_run(settings: TrainSettings) -> str:
         f"LoRA r={settings.lora_r}: {trainable} trainable parameters",
         f"Memory, estimated: {_gib(memory.total)} ({_gib(memory.weights)} weights, {_gib(memory.adapters)} adapters "
         f"with optimizer, {_gib(memory.activations)} activations {checkpointing} gradient checkpointing)",
-        *_expected(settings, steps),
+        *_expected(settings, steps, profile),
         "Nothing was trained (--dry-run).",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -118,12 +119,8 @@ def estimate(config: PreTrainedConfig, settings: TrainSettings, tokens: int) -> 
     return memory, trainable
 
 
-def _expected(settings: TrainSettings, steps: Steps) -> list[str]:
+def _expected(settings: TrainSettings, steps: Steps, profile: Profile) -> list[str]:
     """The profile's bands at the start, after each epoch, and at the end."""
-    try:
-        profile = load_profile(settings.profile)
-    except ProfileError as error:
-        raise UsageError(f"--profile: {error}") from None
     lines = []
     for epoch in sorted({0.0, *map(float, range(1, math.ceil(settings.num_epochs))), settings.num_epochs}):
         loss, validation, perplexity = (

@@ -12,6 +12,7 @@ from transformers.utils import is_flash_attn_2_available, is_liger_kernel_availa
 from trading_llm.arguments import CHECKPOINTS_KEPT
 from trading_llm.errors import UsageError
 from trading_llm.settings import TrainSettings
+from training_exporter import Profile, ProfileError, WebConfigError, load_profile, load_web_config
 
 PROBE_BYTES = 2**20
 BYTES_PER_PARAMETER = 12
@@ -20,8 +21,21 @@ SPARE_BYTES = 64 * 2**20
 """Tokenizer, journal, TensorBoard, samples."""
 
 
+def read_profile(settings: TrainSettings) -> Profile:
+    """What the run is expected to look like. Raises UsageError."""
+    try:
+        return load_profile(settings.profile)
+    except ProfileError as error:
+        raise UsageError(f"--profile: {error}") from None
+
+
 def check_options(settings: TrainSettings) -> None:
-    """Raises UsageError for an option that needs a GPU, a library or a compiler that is not here."""
+    """Raises UsageError for an option that needs a GPU, a library, a compiler or a file that is not here."""
+    if settings.metrics_web_config is not None:
+        try:
+            load_web_config(settings.metrics_web_config)
+        except WebConfigError as error:
+            raise UsageError(f"--metrics-web-config: {error}") from None
     cuda = torch.cuda.is_available()
     if settings.attention == "flash_attention_2" and not (cuda and is_flash_attn_2_available()):
         lacking = "the library flash-attn" if cuda else "a GPU"

@@ -2,13 +2,11 @@
 
 import dataclasses
 import random
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
 from trading_llm import inject, processes
@@ -22,8 +20,8 @@ from trading_llm.ending import EarlyStopping, EndByNaN, EndBySignal, KeepBest
 from trading_llm.errors import RunFailed, UsageError
 from trading_llm.loss import fuse_loss
 from trading_llm.memory import remedies, retry_smaller
-from trading_llm.model import add_lora, load_base
-from trading_llm.preflight import bytes_on_disk, check_disk, check_options, make_directory
+from trading_llm.model import add_lora, load_base, quiet
+from trading_llm.preflight import bytes_on_disk, check_disk, check_options, make_directory, read_profile
 from trading_llm.processes import say
 from trading_llm.quality.stages import assess_texts
 from trading_llm.report import ConsoleReport
@@ -34,7 +32,7 @@ from trading_llm.tracking import add_trackers
 from trading_llm.trainer import CompletionTrainer
 from training_exporter import (
     PortTaken,
-    ProfileError,
+    Profile,
     PrometheusCallback,
     RunState,
     WebConfigError,
@@ -64,6 +62,7 @@ def train(settings: TrainSettings) -> Path:
     quiet()
     injection = inject.parse(settings.inject) if settings.inject else None
     check_options(settings)
+    profile = read_profile(settings)
     make_directory(settings.output_dir)
     settings, checkpoint = resumed(settings)
     if checkpoint is not None and is_last(checkpoint):
@@ -72,7 +71,7 @@ def train(settings: TrainSettings) -> Path:
     prepared = prepare(settings, injection)
     trainer = prepared.trainer
     check_disk(settings.output_dir, bytes_on_disk(trainer.model))
-    watch = watched(prepared, settings)
+    watch = watched(prepared, settings, profile)
     monitor = watch.monitor  # None on all processes of a job but the first
     if prepared.evaluation is not None:
         trainer.add_callback(KeepBest())
@@ -126,12 +125,6 @@ def save_card(prepared: Prepared, settings: TrainSettings, state: RunState) -> N
     write_card(settings, prepared.data.statistics, validation, state, best)
 
 
-def quiet() -> None:
-    """Loading a model is over in a moment or draws its own bar; what libraries plan to rename is nobody's news."""
-    transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-
-
 def prepare(settings: TrainSettings, injection: inject.Injection | None = None) -> Prepared:
     """Data, model and Trainer. Raises UsageError."""
     if settings.threads is not None:
@@ -173,7 +166,7 @@ def prepare(settings: TrainSettings, injection: inject.Injection | None = None) 
     return Prepared(trainer, tokenizer, steps, data, evaluation, padding_free)
 
 
-def watched(prepared: Prepared, settings: TrainSettings) -> PrometheusCallback:
+def watched(prepared: Prepared, settings: TrainSettings, profile: Profile) -> PrometheusCallback:
     """Attach the exporter. Raises UsageError."""
     try:
         return attach(
@@ -183,12 +176,10 @@ def watched(prepared: Prepared, settings: TrainSettings) -> PrometheusCallback:
             host=settings.metrics_host,
             web_config=settings.metrics_web_config,
             settings=settings.described(),
-            profile=settings.profile,
+            profile=profile,
         )
-    except WebConfigError as error:
+    except WebConfigError as error:  # of the environment's, or changed since it was checked
         raise UsageError(f"--metrics-web-config: {error}") from None
-    except ProfileError as error:
-        raise UsageError(f"--profile: {error}") from None
     except PortTaken as error:
         raise UsageError(
             f"--metrics-port: found {settings.metrics_port} ({error}); allowed: a port on which this process can listen"
