@@ -11,4 +11,6 @@ if __name__ == "__main__":
     trainer = make_trainer(Path(sys.argv[1]), ddp_backend="gloo")
     callback = attach(trainer, "r", port=0, gpu=False)
     trainer.train()
-    print(f"rank {trainer.args.process_index} has {'a monitor' if callback.monitor else 'none'}", flush=True)
+    # Written at once, line and end: the two share a pipe.
+    sys.stdout.write(f"rank {trainer.args.process_index} has {'a monitor' if callback.monitor else 'none'}\n")
+    sys.stdout.flush()
