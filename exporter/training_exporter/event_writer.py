@@ -1,67 +1,115 @@
-"""Events on their way out of the training loop: a queue and a thread of its own for each place that they go to."""
+"""Events on their way out of the training loop: a thread of its own for each place that they go to."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import queue
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections import deque
+from collections.abc import Callable
 
 from training_exporter.events import Event, to_record
 
-#: Events that may wait to be written before further ones are dropped (and counted): about 4 MB of memory.
-QUEUE_LIMIT = 20_000
+#: Lines that may wait to be written before further ones are dropped (and counted): about 6 MB of memory.
+LINES_LIMIT = 20_000
+
+#: Steps that follow each other faster than this share a time of the thread: to wake it costs more than all else.
+PAUSE_SECONDS = 0.25
 
 log = logging.getLogger(__name__)
-
 
 #: `json.dumps` makes an encoder at each call that is not its usual one.
 _encode = json.JSONEncoder(allow_nan=False).encode
 
 
-def lines_of(events: Iterable[Event]) -> bytes:
-    """Events as a journal has them, one line each."""
-    return "".join(_encode(to_record(event)) + "\n" for event in events).encode()
+def line_of(event: Event) -> bytes:
+    """The event as a journal has it. Raises TypeError or ValueError for what is none."""
+    return (_encode(to_record(event)) + "\n").encode()
+
+
+class Source:
+    """Where a writer gets further lines when it has time for them."""
+
+    def waits(self) -> bool:
+        """Whether there is something to fetch."""
+        return False
+
+    def fetch(self) -> None:
+        """Have all that there is put into the writers. Must not raise."""
 
 
 class EventWriter:
-    """Hands events on from a thread of its own.
+    """Hands events on, as lines, from a thread of its own.
 
-    `put` never blocks and never raises. When `_write` raises, `on_problem` hears of it once, and it is tried again with
-    the next event; what could not be handed on is counted in `dropped`.
+    What others call never blocks and never raises. When `_write` raises, `on_problem` hears of it once, and it is tried
+    again with the next line; what could not be handed on is counted in `dropped`.
     """
 
     #: What a message about a problem calls this.
     name: str
 
-    def __init__(self, on_problem: Callable[[str], None] = log.warning) -> None:
+    def __init__(self, on_problem: Callable[[str], None] = log.warning, source: Source | None = None) -> None:
         self.dropped = 0
         self._on_problem = on_problem
         self._complained = False
-        self._queue: queue.SimpleQueue[Event | threading.Event | None] = queue.SimpleQueue()
+        self._source = source or Source()
+        self._lines: deque[bytes] = deque()
+        self._flushes: deque[threading.Event] = deque()
+        self._closing = False
+        #: When the thread last began with something (time.monotonic).
+        self._rested = 0.0
+        #: The thread waits, without a limit, for the next thing to do.
+        self._idle = False
+        #: Held; to let go of it wakes the thread. The cheapest thing to wait for that Python has.
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        if self._queue.qsize() < QUEUE_LIMIT:
-            self._queue.put(event)
+        """Have an event written."""
+        try:
+            self.put_line(line_of(event))
+        except Exception as error:
+            self.dropped += 1
+            self._complain(f"an event cannot be written: {error}")
+        self.poke()
+
+    def put_line(self, line: bytes) -> None:
+        """Have a line written once `poke` or `wake` says that it is there."""
+        if len(self._lines) < LINES_LIMIT:
+            self._lines.append(line)
         else:
             self.dropped += 1
+
+    def poke(self) -> None:
+        """There is something to write, or to fetch from the source."""
+        if self._idle:
+            self._idle = False
+            self.wake()
+
+    def wake(self) -> None:
+        """There is something to be written now."""
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._bell.release()
 
     def flush(self, timeout: float = 5.0) -> None:
         """Have what is waiting written, for at most `timeout` seconds."""
         written = threading.Event()
-        self._queue.put(written)
+        self._flushes.append(written)
+        self.wake()
         written.wait(timeout)
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what is waiting, for at most `timeout` seconds."""
-        self._queue.put(None)
+        self._closing = True
+        self.wake()
         self._thread.join(timeout)
 
-    def _write(self, batch: list[Event]) -> None:
-        """Hand on the events, which are at least one. May raise."""
+    def _write(self, lines: list[bytes]) -> None:
+        """Hand on the lines, which are at least one. May raise."""
         raise NotImplementedError
 
     def _release(self) -> None:
@@ -70,38 +118,36 @@ class EventWriter:
     def _run(self) -> None:
         closing = False
         while not closing:
-            batch, flushed, closing = self._next_batch()
-            try:
-                if batch:
-                    self._write(batch)
-            except Exception as error:
-                self.dropped += len(batch)
-                self._complain(f"cannot be written: {error}; trying again with each event")
-            if flushed is not None:
-                flushed.set()
+            self._rest()
+            self._rested = time.monotonic()
+            # What was asked for before the lines are taken is about lines that are among them.
+            closing, flushes = self._closing, [self._flushes.popleft() for _ in range(len(self._flushes))]
+            self._source.fetch()
+            while self._lines:
+                self._hand_on([self._lines.popleft() for _ in range(min(1000, len(self._lines)))])
+            for written in flushes:
+                written.set()
         self._release()
+
+    def _rest(self) -> None:
+        """Wait until there is something to do, and at least until PAUSE_SECONDS after the last time, unless woken."""
+        left = self._rested + PAUSE_SECONDS - time.monotonic()
+        if left > 0 and not (self._flushes or self._closing):
+            self._bell.acquire(timeout=left)
+        self._idle = True
+        if not (self._lines or self._flushes or self._closing or self._source.waits()):
+            self._bell.acquire()
+        self._idle = False
+
+    def _hand_on(self, lines: list[bytes]) -> None:
+        try:
+            self._write(lines)
+        except Exception as error:
+            self.dropped += len(lines)
+            self._complain(f"cannot be written: {error}; trying again with what comes next")
 
     def _complain(self, what: str) -> None:
         """Say it, unless something was said before."""
         if not self._complained:
             self._complained = True
             self._on_problem(f"{self.name}: {what}")
-
-    def _next_batch(self) -> tuple[list[Event], threading.Event | None, bool]:
-        """All that has come meanwhile, for one write, who waits for it, and whether `close` was called.
-
-        Waits for the first event.
-        """
-        batch: list[Event] = []
-        item = self._queue.get()
-        while item is not None:
-            if isinstance(item, threading.Event):
-                return batch, item, False
-            batch.append(item)
-            if len(batch) >= 1000:
-                return batch, None, False
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, None, False
-        return batch, None, True

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from training_exporter.errors import shown
 
@@ -44,6 +44,9 @@ class Event:
 
     kind: ClassVar[str]
     time: float
+
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,7 +323,7 @@ _PLAIN: dict[type[Event], list[tuple[str, type | None, bool, tuple[str, ...] | N
 }
 
 
-def checked(event: Event) -> Event:
+def checked(event: AnyEvent) -> AnyEvent:
     """`event` as it comes back from a journal: the same one, or one that has plain numbers where these are NumPy's.
 
     Raises InvalidEvent for one that no journal could hold. Takes about a microsecond.

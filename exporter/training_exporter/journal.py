@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from training_exporter.event_writer import EventWriter, lines_of
+from training_exporter.event_writer import EventWriter, Source
 from training_exporter.events import MAX_TIME, ClockSet, Event, InvalidEvent, RunEnded, RunStarted, from_record
 
 JOURNAL_NAME = "journal.jsonl"
@@ -168,23 +168,25 @@ class JournalWriter(EventWriter):
     `dropped`.
     """
 
-    def __init__(self, path: Path, on_problem: Callable[[str], None] = log.warning) -> None:
+    def __init__(
+        self, path: Path, on_problem: Callable[[str], None] = log.warning, source: Source | None = None
+    ) -> None:
         self.path = path
         self.name = f"journal {path}"
         self._file: int | None = None
         #: Whole lines that the file has not yet, and how many bytes of the first one it has.
         self._backlog = bytearray()
         self._begun = 0
-        super().__init__(on_problem)
+        super().__init__(on_problem, source)
 
     @property
     def waiting(self) -> int:
         """Events that a disk would not take so far."""
         return self._backlog.count(b"\n")
 
-    def _write(self, batch: list[Event]) -> None:
-        for event in batch:
-            self._encode(event)
+    def _write(self, lines: list[bytes]) -> None:
+        for line in lines:
+            self._keep(line)
         try:
             self._hand_over()
         except Exception as error:
@@ -200,14 +202,8 @@ class JournalWriter(EventWriter):
             log.warning("%s: its last %d events could not be written", self.name, self.waiting)
             self.dropped += self.waiting
 
-    def _encode(self, event: Event) -> None:
-        """Put the event's line into the backlog, if it is one and there is room; else count it."""
-        try:
-            line = lines_of([event])
-        except Exception as error:
-            self.dropped += 1
-            self._complain(f"an event cannot be written: {error}")
-            return
+    def _keep(self, line: bytes) -> None:
+        """Put the line into the backlog, if there is room; else count it."""
         if len(line) >= LINE_LIMIT:
             self.dropped += 1
             self._complain(f"an event cannot be written: found {len(line)} bytes, allowed: fewer than {LINE_LIMIT}")

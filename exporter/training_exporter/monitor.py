@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import Metric
@@ -22,6 +22,7 @@ from prometheus_client import Metric
 from training_exporter import journal, ports
 from training_exporter._version import __version__
 from training_exporter.clock import Clock
+from training_exporter.event_writer import EventWriter, Source, line_of
 from training_exporter.events import (
     FINAL_STATES,
     ClockSet,
@@ -49,9 +50,9 @@ from training_exporter.web.options import ServeOptions
 
 log = logging.getLogger(__name__)
 
-#: Events of steps that may wait for the state to take them. Between two steps the processor's caches hold the
-#: training's data and not our code: one event alone takes four times as long as each of many in a row. Whoever reads
-#: the state has them all taken first.
+#: Events of steps that may wait until they are taken: by the journal's thread, a scrape, whoever asks for the state.
+#: Between two steps the processor's caches hold the training's data and not our code: there one event takes four times
+#: as long as elsewhere. Where nobody is there to take them, it is done after so many.
 UNTAKEN_EVENTS = 64
 OF_STEPS = (StepEnded, LossLogged)
 
@@ -104,9 +105,10 @@ class Monitor:
         if profile is not None and not isinstance(profile, Profile):
             profile = load_profile(Path(profile))
         self._state = RunState(profile)
-        #: Events that the state has still to take.
-        self._untaken: deque[Event] = deque()
+        #: What makes the events that are still to be taken.
+        self._untaken: deque[Callable[[], tuple[Event, ...]]] = deque()
         self.errors: Counter[str] = Counter()
+        self._guards: dict[str, Guard] = {}
         self._clock = Clock()
         self.linger_seconds = linger_seconds
         self.gpu: GpuCollector | None = None
@@ -116,6 +118,8 @@ class Monitor:
         self._journal: journal.JournalWriter | None = None
         self._endpoint: Endpoint | None = None
         self._link: link.SupervisorLink | None = None
+        #: The journal and the link, those of them that there are.
+        self._writers: tuple[EventWriter, ...] = ()
 
         sources: list[tuple[str, Collect]] = [("run", self._collect_run), ("exporter", self._collect_exporter)]
         if gpu:
@@ -137,10 +141,12 @@ class Monitor:
             with self.guard("journal"):
                 path = Path(output_dir) / journal.JOURNAL_NAME
                 journal.make_room(path, self.run)
-                self._journal = journal.JournalWriter(path)
+                self._journal = journal.JournalWriter(path, source=_Untaken(self))
+                self._writers = (self._journal,)
         if supervisor is not None:
             with self.guard("supervisor"):
                 self._link = self._report_to(supervisor[0], serve_here)
+                self._writers = (*self._writers, self._link)
         atexit.register(self._at_exit)
 
     @property
@@ -162,13 +168,6 @@ class Monitor:
         with self._lock:
             return self._taken()
 
-    def _taken(self) -> RunState:
-        """The state with all events in it; the lock is held."""
-        while self._untaken:
-            with self.guard("state"):
-                self._state.apply(self._untaken.popleft())
-        return self._state
-
     @property
     def ended(self) -> bool:
         return self.state.state in FINAL_STATES
@@ -183,38 +182,76 @@ class Monitor:
         But for the first event of a process that takes up a run: its past is read from its journal. An event that
         says what none can say (a word for a number, a step below 0) is counted among the errors and goes nowhere.
         """
+        if isinstance(event, OF_STEPS):
+            self.emit_steps([lambda: (event,)])
+            return
         with self.guard("event"):
-            event = checked(event)
-            self._take(event)
+            if isinstance(event, RunStarted):
+                # The name that the supervisor gave, if it gave one.
+                event = dataclasses.replace(checked(event), run=self.run)
+                with self.guard("history"):
+                    self._take_up(event)
+            self._take_now(event)
+            for writer in self._writers:
+                writer.wake()
 
-    def _take(self, event: Event) -> None:
+    def emit_steps(self, makers: Sequence[Callable[[], tuple[Event, ...]]]) -> None:
+        """Take the events of steps that `makers` give, as `emit` does. They are made where that costs the training
+        least: soon, once, in their order, on any thread."""
+        if self._sinks:
+            for make in makers:
+                with self.guard("event"):
+                    for event in make():
+                        with self.guard("event"):
+                            self._take_now(event)
+        else:
+            self._untaken.extend(makers)
+        for writer in self._writers:
+            writer.poke()
+        if len(self._untaken) >= UNTAKEN_EVENTS:
+            with self._lock:
+                self._taken()
+
+    def _take_now(self, event: Event) -> None:
+        with self._lock:
+            state = self._taken()
+            taken = self._take(event)
+        for each in taken:
+            for name, sink in self._sinks:
+                with self.guard(name):
+                    sink(each, state)
+
+    def _taken(self) -> RunState:
+        """The state, with all events taken; the lock is held."""
+        while self._untaken:
+            with self.guard("event"):
+                for event in self._untaken.popleft()():
+                    with self.guard("event"):
+                        self._take(event)
+        return self._state
+
+    def _take(self, event: Event) -> list[Event]:
+        """Take the event into the state and put it into the writers, with what it tells of the clock; the lock is held.
+        Gives the events as they were taken. Raises InvalidEvent."""
+        event = checked(event)
+        taken: list[Event] = []
         set_by = self._clock.set_by()
-        if set_by and self.state.run is not None:
+        if set_by and self._state.run is not None:
             log.warning("the clock was set by %+.0f s while %s was at work", set_by, self.run)
-            self._pass_on(ClockSet(time=time.time(), by_seconds=set_by))
+            taken.append(ClockSet(time=time.time(), by_seconds=set_by))
         if (now := self._clock.now(event.time)) != event.time:
             event = dataclasses.replace(event, time=now)
         if not isinstance(event, OF_STEPS):
-            if isinstance(event, RunStarted):
-                # The name that the supervisor gave, if it gave one.
-                event = dataclasses.replace(event, run=self.run)
-                with self.guard("history"):
-                    self._take_up(event)
             with self.guard("redaction"):
                 event = redacted(event)
-        self._pass_on(event)
-
-    def _pass_on(self, event: Event) -> None:
-        self._untaken.append(event)
-        if self._journal is not None:
-            self._journal.put(event)
-        if self._link is not None:
-            self._link.put(event)
-        if self._sinks or len(self._untaken) >= UNTAKEN_EVENTS or not isinstance(event, OF_STEPS):
-            state = self.state
-            for name, sink in self._sinks:
-                with self.guard(name):
-                    sink(event, state)
+        taken.append(event)
+        for each in taken:
+            with self.guard("state"):
+                self._state.apply(each)
+            line = line_of(each)
+            for writer in self._writers:
+                writer.put_line(line)
+        return taken
 
     def end(self, state: str, reason: str = "") -> None:
         """Say how the run ended; the first word counts."""
@@ -223,7 +260,16 @@ class Monitor:
 
     def guard(self, name: str) -> Guard:
         """A context in which no error passes: it is logged the first time and counted under `name`."""
-        return Guard(self, name)
+        found = self._guards.get(name)
+        if found is None:
+            found = self._guards[name] = Guard(self, name)
+        return found
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Take note of an error of ours, as `guard` does."""
+        self.errors[name] += 1
+        if self.errors[name] == 1:
+            log.warning("monitoring: %s failed; the training goes on", name, exc_info=error)
 
     def close(self) -> None:
         """End in good order: the journal is on disk and Prometheus has had the final state, then the server stops.
@@ -278,7 +324,7 @@ class Monitor:
         own = self.state.profile != default_profile()
         path = str(self._journal.path.resolve()) if self._journal is not None else None
         hello = protocol.Hello(self.run, os.getpid(), path, to_yaml(self.state.profile) if own else "")
-        return link.SupervisorLink(connection, hello, self._figures, take_over)
+        return link.SupervisorLink(connection, hello, self._figures, take_over, _Untaken(self))
 
     def _figures(self) -> protocol.Figures:
         return protocol.Figures(dict(self.errors), self.dropped_events, self.waiting_events)
@@ -302,6 +348,20 @@ class Monitor:
         return self._journal.waiting if self._journal else 0
 
 
+class _Untaken(Source):
+    """What a monitor's writers fetch."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def waits(self) -> bool:
+        return bool(self._monitor._untaken)
+
+    def fetch(self) -> None:
+        with self._monitor._lock:
+            self._monitor._taken()
+
+
 class Guard:
     """Keeps an error of ours from the training: logs it once per name, counts it, and goes on."""
 
@@ -316,8 +376,5 @@ class Guard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if error is None or not isinstance(error, Exception):
             return False
-        errors = self._monitor.errors
-        errors[self._name] += 1
-        if errors[self._name] == 1:
-            log.warning("monitoring: %s failed; the training goes on", self._name, exc_info=error)
+        self._monitor.failed(self._name, error)
         return True

@@ -21,6 +21,7 @@ from training_exporter import PrometheusCallback, attach, events
 from training_exporter.journal import read
 from training_exporter.labels import clip, run_label
 from training_exporter.sources.huggingface.device import InFlight, StepTimer
+from training_exporter.sources.huggingface.notes import StepNotes
 
 SAMPLES = 40
 torch.set_num_threads(1)
@@ -242,19 +243,21 @@ def test_a_cuda_device_is_asked_when_it_is_done_and_never_waited_for(monkeypatch
     """What the host measures there is the asking only: it is told of the parts once the device has passed the step."""
     device = FakeDevice()
     monkeypatch.setattr(torch.cuda, "Event", device.event)
-    timer = StepTimer("cuda")
+    timer = StepTimer()
     timer.passes_begin()
     device.work(0)
     for _ in range(2):
         timer.passes_begin()
         timer.passes_ended()
         device.work(30)
-    assert timer.on_host(time.perf_counter()) == (None, None)
-    flight = InFlight(1, None, 1, torch.tensor(2.0), None, None, timer.step_ended())
+    notes = StepNotes()
+    notes.losses.append(torch.tensor(2.0))
+    notes.end(1, None, 1, None)
+    flight = InFlight(notes, timer.step_ended())
     assert not flight.ready()
     device.work(5)
     assert flight.ready()
-    event = flight.event()
+    (event,) = flight.events()
     assert (event.forward_backward_seconds, event.optimizer_seconds) == pytest.approx((0.06, 0.005))
     assert timer.step_ended() is None, "the next step has its own"
 
@@ -297,7 +300,7 @@ def test_no_error_of_ours_reaches_the_training(tmp_path: Path, caplog: pytest.Lo
 
     for name in ("emit", "end"):
         setattr(callback.monitor, name, boom)
-    for name in ("_take_tokens", "step_ended", "arrived", "_count_ahead"):
+    for name in ("step_ended", "arrived", "_count_ahead"):
         setattr(callback._steps, name, boom)
     trainer.train()
     assert trainer.state.global_step == 10

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from training_exporter import events, journal
+from training_exporter.event_writer import PAUSE_SECONDS
 from training_exporter.journal import LINE_LIMIT, JournalError, JournalWriter, Skipped, make_room, read, starts
 
 
@@ -123,30 +124,65 @@ def test_a_journal_is_set_aside_whatever_its_run_was_called(tmp_path: Path, run:
     assert list(read(other)) == [started(run)]
 
 
+def killed(folder: Path, loop: str, said: int, after: float) -> list[str]:
+    """What a process has said on stdout that emits events in a loop and is killed some seconds after it has said
+    something for the `said`th time."""
+    code = f"""
+import itertools, os, time
+from training_exporter import Monitor, events
+monitor = Monitor("killed", output_dir={str(folder)!r}, serve=False, gpu=False)
+monitor.emit(events.RunStarted(time=time.time(), run="killed"))
+def say(what):
+    time.sleep(0.002)
+    os.write(1, f"{{what}}\\n".encode())
+for step in itertools.count(1):
+    {loop}
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    lines = [child.stdout.readline() for _ in range(said)]
+    time.sleep(after)
+    child.send_signal(signal.SIGKILL)
+    lines += child.stdout.readlines()
+    child.wait()
+    return [line.strip() for line in lines if line.endswith("\n")]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_is_lost_by_kill_9(tmp_path: Path, seed: int) -> None:
-    """At any moment. The child says on stdout which step it has logged; each of those must be in the journal."""
+    """At any moment, of steps that take as long as a writer rests."""
     moment = random.Random(seed)
-    path = tmp_path / "journal.jsonl"
-    code = f"""
-import os, time
-from training_exporter import Monitor, events
-monitor = Monitor("killed", output_dir={str(tmp_path)!r}, serve=False, gpu=False)
-monitor.emit(events.RunStarted(time=time.time(), run="killed"))
-for step in range(1, 100000):
-    monitor.emit(events.LossLogged(time=time.time(), step=step, loss=1.0))
-    time.sleep(0.002)
-    os.write(1, f"{{step}}\\n".encode())
-"""
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    said = [int(child.stdout.readline()) for _ in range(moment.randrange(1, 200))]
-    time.sleep(moment.uniform(0, 0.1))
-    child.send_signal(signal.SIGKILL)
-    said += [int(line) for line in child.stdout.read().split()]
-    child.wait()
-    logged = [event.step for event in read(path) if isinstance(event, events.LossLogged)]
+    step = "monitor.emit(events.LossLogged(time=time.time(), step=step, loss=1.0)); say(step)"
+    step += f"; time.sleep({PAUSE_SECONDS})"
+    said = killed(tmp_path, step, moment.randrange(1, 6), moment.uniform(0, PAUSE_SECONDS))
+    logged = [str(event.step) for event in read(tmp_path / "journal.jsonl") if isinstance(event, events.LossLogged)]
     assert logged[: len(said)] == said
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_short_steps_kill_9_takes_a_quarter_of_a_second(tmp_path: Path, seed: int) -> None:
+    moment = random.Random(seed)
+    step = "monitor.emit(events.LossLogged(time=time.time(), step=step, loss=1.0)); say(f'{step} {time.time()}')"
+    said = killed(tmp_path, step, moment.randrange(1, 400), moment.uniform(0, 0.1))
+    last = float(said[-1].split()[1])
+    due = [line.split()[0] for line in said if float(line.split()[1]) < last - PAUSE_SECONDS - 0.1]
+    logged = [str(event.step) for event in read(tmp_path / "journal.jsonl") if isinstance(event, events.LossLogged)]
+    assert logged[: len(due)] == due
+    assert logged, "the first one is written at once"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kill_9_takes_nothing_that_came_before_another_event(tmp_path: Path, seed: int) -> None:
+    """A checkpoint, an evaluation, an end: what a resumed run counts on is there, also of steps that are short."""
+    moment = random.Random(seed)
+    loop = "monitor.emit(events.LossLogged(time=time.time(), step=step, loss=1.0)); time.sleep(0.002)\n"
+    loop += "    if step % 20 == 0: monitor.emit(events.CheckpointSaved(time=time.time(), step=step)); say(step)"
+    said = killed(tmp_path, loop, moment.randrange(1, 10), 0.0)
+    found = list(read(tmp_path / "journal.jsonl"))
+    saved = [event.step for event in found if isinstance(event, events.CheckpointSaved)]
+    assert [str(step) for step in saved[: len(said)]] == said
+    logged = [event.step for event in found if isinstance(event, events.LossLogged)]
+    assert logged[: int(said[-1])] == list(range(1, int(said[-1]) + 1))
 
 
 @pytest.fixture

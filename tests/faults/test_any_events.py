@@ -150,9 +150,9 @@ def test_what_is_no_event_reaches_neither_page_nor_journal(
     right = [events.RunStarted(time=1.0, run="r"), events.LossLogged(time=2.0, step=1, loss=2.0)]
     for event in (right[0], wrong, wrong, right[1]):
         monitor.emit(event)
+    assert monitor.state.loss == 2.0
     assert monitor.errors == {"event": 2}
     assert caplog.text.count("monitoring: event failed") == 1
-    assert monitor.state.loss == 2.0
     monitor.close()
     assert list(read(tmp_path / JOURNAL_NAME))[:2] == right
 

@@ -29,7 +29,7 @@ def step(number):
     monitor.emit(events.LossLogged(time=time.time(), step=number, loss=2.0))
 for number in range(1, steps + 1):
     step(number)
-time.sleep(0.2)
+time.sleep(0.4)  # longer than a writer rests
 print("ready", flush=True)
 """
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
 from collections.abc import Callable
 
-from training_exporter.event_writer import EventWriter, lines_of
-from training_exporter.events import Event
+from training_exporter.event_writer import EventWriter, Source
 from training_exporter.supervise import protocol
 from training_exporter.supervise.protocol import Figures, Hello, Welcome
 
@@ -22,13 +20,18 @@ WELCOME_SECONDS = 5.0
 class SupervisorLink(EventWriter):
     """Passes on a run's events. `on_lost` is called, once, when the supervisor is gone: then nobody shows the run.
 
-    A supervisor that is there and does not read costs the training nothing: what does not fit the queue is dropped.
+    A supervisor that is there and does not read costs the training nothing: of what waits for it, only so much is kept.
     """
 
     name = "link to the supervisor"
 
     def __init__(
-        self, connection: socket.socket, hello: Hello, figures: Callable[[], Figures], on_lost: Callable[[], None]
+        self,
+        connection: socket.socket,
+        hello: Hello,
+        figures: Callable[[], Figures],
+        on_lost: Callable[[], None],
+        source: Source | None = None,
     ) -> None:
         self._connection: socket.socket | None = connection
         self._figures = figures
@@ -36,21 +39,16 @@ class SupervisorLink(EventWriter):
         self._on_lost = on_lost
         connection.settimeout(None)
         self._send(protocol.line(hello))
-        super().__init__(log.warning)
+        super().__init__(log.warning, source)
 
-    def _write(self, batch: list[Event]) -> None:
-        lines = bytearray()
-        for event in batch:
-            # One that is no event costs the others nothing.
-            with contextlib.suppress(TypeError, ValueError):
-                lines += lines_of([event])
-        self._send(lines)
+    def _write(self, lines: list[bytes]) -> None:
+        self._send(b"".join(lines))
         figures = self._figures()
         if figures != self._told:
             self._told = figures
             self._send(protocol.line(figures))
 
-    def _send(self, data: bytes | bytearray) -> None:
+    def _send(self, data: bytes) -> None:
         if self._connection is None:
             return
         try:

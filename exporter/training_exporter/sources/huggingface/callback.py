@@ -45,7 +45,8 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         self._ending = ("completed", "")
         self._steps: StepProbe | None = None
         self._step_began: float | None = None
-        self._learning_rate: float | None = None
+        #: As the optimizer has it: a number, or a tensor that only its device can read.
+        self._learning_rate: object = None
         #: Processes of the job.
         self._processes = 1
         self._phase = ""
@@ -93,38 +94,33 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         # The rate with which this step was made: on_step_end already sees the next one.
         optimizer = kwargs.get("optimizer")
         if self.monitor is not None and optimizer is not None:
-            with self.monitor.guard("on_optimizer_step"):
-                rate = optimizer.param_groups[0]["lr"]
-                self._learning_rate = float(rate) if isinstance(rate, int | float) else None
+            try:
+                self._learning_rate = optimizer.param_groups[0]["lr"]
+            except Exception as error:
+                self.monitor.failed("on_optimizer_step", error)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.monitor is None:
             return
-        with self.monitor.guard("on_step_end"):
-            now, began = time.perf_counter(), self._step_began
-            tokens = wait = compute = optimizer = None
-            if self._steps is not None:
-                began, wait, tokens = self._steps.began, self._steps.data_wait, self._steps.tokens
-                compute, optimizer = self._steps.timer.on_host(now)
-                # Before anything is emitted: reading a tensor lets other threads run, and the journal's is slow to
-                # give the interpreter back.
-                self._steps.step_ended(state.global_step, state.epoch, self._processes)
+        try:
             self._phase = "training"
-            self.monitor.emit(
-                events.StepEnded(
-                    time=time.time(),
-                    step=state.global_step,
-                    epoch=state.epoch,
-                    tokens=None if tokens is None else tokens * self._processes,
-                    duration_seconds=None if began is None else now - began,
-                    data_wait_seconds=wait,
-                    forward_backward_seconds=compute,
-                    optimizer_seconds=optimizer,
-                    learning_rate=self._learning_rate,
-                )
-            )
             if self._steps is not None:
-                self._emit_arrived()
+                self.monitor.emit_steps(
+                    self._steps.step_ended(state.global_step, state.epoch, self._processes, self._learning_rate)
+                )
+            else:
+                began = self._step_began
+                self.monitor.emit(
+                    events.StepEnded(
+                        time=time.time(),
+                        step=state.global_step,
+                        epoch=state.epoch,
+                        duration_seconds=None if began is None else time.perf_counter() - began,
+                        learning_rate=number(self._learning_rate),
+                    )
+                )
+        except Exception as error:
+            self.monitor.failed("on_step_end", error)
 
     def on_log(
         self,
@@ -136,10 +132,11 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if self.monitor is None or not logs:
             return
+        if self._steps is not None:
+            self._emit_arrived()
+            return
         with self.monitor.guard("on_log"):
-            if self._steps is not None:
-                self._emit_arrived()
-            elif "loss" in logs:
+            if "loss" in logs:
                 self.monitor.emit(
                     events.LossLogged(
                         time=time.time(),
@@ -246,5 +243,8 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
     def _emit_arrived(self) -> None:
         assert self.monitor is not None
         assert self._steps is not None
-        for event in self._steps.arrived():
-            self.monitor.emit(event)
+        try:
+            if makers := self._steps.arrived():
+                self.monitor.emit_steps(makers)
+        except Exception as error:
+            self.monitor.failed("arrived", error)

@@ -6,18 +6,21 @@ import functools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import Trainer
 
-from training_exporter import events
+from training_exporter.events import Event
 from training_exporter.monitor import Monitor
 from training_exporter.sources.huggingface.device import InFlight, StepTimer
+from training_exporter.sources.huggingface.notes import StepNotes, Tokens, tokens_of
 
 #: Seconds between two events about the processes of a job.
 RANKS_EVERY_SECONDS = 2.0
+
+Maker = Callable[[], tuple[Event, ...]]
 
 #: Steps whose figures may be on their way from the device; beyond that a step is left out rather than waited for.
 MAX_IN_FLIGHT = 32
@@ -27,20 +30,18 @@ class StepProbe:
     """Takes each optimizer step's loss, gradient norm, tokens and times out of a running Trainer.
 
     On a CUDA device the figures are summed there, copied asynchronously into pinned memory, and read once an event
-    says that the copy is done: one step later, without a synchronization. On the CPU they are there at once.
+    says that the copy is done: one step later, without a synchronization. On the CPU they are there at once, and are
+    read when their events are made.
     """
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self.timer = StepTimer("cpu")
-        self.began: float | None = None
-        self.data_wait: float | None = None
-        self._loss: torch.Tensor | None = None
-        self._gradient_norm: torch.Tensor | float | None = None
-        self._tokens: int | None = None
-        self._device_tokens: torch.Tensor | None = None
-        #: Tokens of the batches that the data loader has handed out and the training has not yet taken.
-        self._ahead: deque[int] = deque()
+        self._notes = StepNotes()
+        #: The host computes, so that its clock tells.
+        self._on_host = False
+        self._timer: StepTimer | None = None
+        #: Of the batches that the data loader has handed out and the training has not yet taken.
+        self._ahead: deque[Tokens] = deque()
         self._in_flight: deque[InFlight] = deque()
         self._trainer: Trainer | None = None
         self._ranks_told = -math.inf
@@ -50,44 +51,54 @@ class StepProbe:
         self._trainer = trainer
         training_step, get_batch_samples = trainer.training_step, trainer.get_batch_samples
         get_train_dataloader, gradient_norm = trainer.get_train_dataloader, trainer._get_grad_norm
-        guard = self._monitor.guard
-        self.timer = timer = StepTimer(trainer.args.device.type)
+        failed, clock, ahead = self._monitor.failed, time.perf_counter, self._ahead
+        self._on_host = trainer.args.device.type == "cpu"
+        timer = self._timer = StepTimer() if trainer.args.device.type == "cuda" else None
 
         @functools.wraps(get_train_dataloader)
         def watched_dataloader(*args: Any, **kwargs: Any) -> Any:
             loader = get_train_dataloader(*args, **kwargs)
-            with guard("data_loader"):
+            with self._monitor.guard("data_loader"):
                 self._watch_batches(loader)
             return loader
 
         @functools.wraps(get_batch_samples)
         def watched_batches(*args: Any, **kwargs: Any) -> Any:
             # A step that an error cut short (`auto_find_batch_size` tries again) is no part of this one.
-            self._loss = self._tokens = self._device_tokens = None
-            timer.reset()
-            self.began = time.perf_counter()
+            notes = self._notes = StepNotes()
+            if timer is not None:
+                timer.reset()
+            notes.began = clock()
             result = get_batch_samples(*args, **kwargs)
-            self.data_wait = time.perf_counter() - self.began
+            notes.data_came = clock()
             return result
 
+        # What comes next runs in every step: `try` costs nothing there, a context as much as all the rest.
         @functools.wraps(training_step)
         def watched_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            with guard("tokens"):
-                self._take_tokens(inputs)
-            with guard("step_time"):
-                timer.passes_begin()
+            notes = self._notes
+            try:
+                # Without any ahead: a batch of no watched loader, as in the epoch that resumes from a checkpoint.
+                notes.tokens.append(ahead.popleft() if ahead else tokens_of(inputs))
+                if notes.passes_began is None:
+                    notes.passes_began = clock()
+                if timer is not None:
+                    timer.passes_begin()
+            except Exception as error:
+                failed("step", error)
             loss = training_step(model, inputs, *args, **kwargs)
-            with guard("step_time"):
-                timer.passes_ended()
-            with guard("loss"):
-                part = loss.detach()
-                self._loss = part if self._loss is None else self._loss + part
+            try:
+                notes.losses.append(loss.detach() if loss.requires_grad else loss)
+                notes.passes_ended = clock()
+                if timer is not None:
+                    timer.passes_ended()
+            except Exception as error:
+                failed("step", error)
             return loss
 
         @functools.wraps(gradient_norm)
         def watched_norm(*args: Any, **kwargs: Any) -> Any:
-            norm = gradient_norm(*args, **kwargs)
-            self._gradient_norm = norm
+            norm = self._notes.gradient_norm = gradient_norm(*args, **kwargs)
             return norm
 
         trainer.get_train_dataloader = watched_dataloader
@@ -96,33 +107,39 @@ class StepProbe:
         trainer._get_grad_norm = watched_norm
 
     @property
-    def tokens(self) -> int | None:
-        """Tokens of the step in hand, as far as they could be counted on the host; of the whole job see `_ranks`."""
-        return self._tokens if self._ranks is None else None
-
-    @property
     def _ranks(self) -> torch.Tensor | None:
         """(processes, 2): tokens and seconds of the step in hand, from a trainer that knows them."""
         return getattr(self._trainer, "job_figures", None)
 
-    def step_ended(self, step: int, epoch: float | None, world_size: int) -> None:
-        """Send the step's figures on their way and start afresh."""
-        loss, norm, device_tokens, ranks = self._loss, self._gradient_norm, self._device_tokens, self._ranks
-        self._loss = self._gradient_norm = self._tokens = self._device_tokens = None
-        times = self.timer.step_ended()
-        if loss is None or len(self._in_flight) >= MAX_IN_FLIGHT:
-            return
-        self._in_flight.append(InFlight(step, epoch, world_size, loss, norm, device_tokens, times, ranks))
+    def step_ended(self, step: int, epoch: float | None, processes: int, learning_rate: object) -> list[Maker]:
+        """What makes the events of the step, as far as it is known, and of figures that have reached the host.
 
-    def arrived(self) -> Iterator[events.Event]:
-        """The figures that have reached the host, oldest first."""
+        Starts afresh. `processes` of the job; `learning_rate` as the optimizer has it.
+        """
+        notes = self._notes
+        self._notes = StepNotes()
+        notes.end(step, epoch, processes, learning_rate)
+        ranks = self._ranks
+        if self._on_host and ranks is None:
+            return [notes.events]
+        notes.known_by_job, notes.host_waits = ranks is not None, self._on_host
+        times = self._timer.step_ended() if self._timer is not None else None
+        if notes.losses and len(self._in_flight) < MAX_IN_FLIGHT:
+            self._in_flight.append(InFlight(notes, times, ranks))
+        return [notes.step_ended, *self.arrived()]
+
+    def arrived(self) -> list[Maker]:
+        """What makes the events of the figures that have reached the host, oldest first."""
+        makers: list[Maker] = []
         while self._in_flight and self._in_flight[0].ready():
             flight = self._in_flight.popleft()
-            yield flight.event()
             now = time.monotonic()
             if flight.processes and now >= self._ranks_told + RANKS_EVERY_SECONDS:
                 self._ranks_told = now
-                yield flight.ranks_timed()
+                makers.append(flight.events_with_ranks)
+            else:
+                makers.append(flight.events)
+        return makers
 
     def wait(self) -> None:
         """Block until all figures have reached the host."""
@@ -145,22 +162,7 @@ class StepProbe:
         base._get_iterator = counted
 
     def _count_ahead(self, batch: Any) -> None:
-        tokens = token_tensor(batch)
-        self._ahead.append(int(tokens.sum()) if tokens is not None else 0)
-
-    def _take_tokens(self, inputs: Any) -> None:
-        if self._ahead:
-            self._tokens = (self._tokens or 0) + self._ahead.popleft()
-            return
-        # A batch that no watched loader handed out, as in the epoch that resumes from a checkpoint.
-        mask = token_tensor(inputs)
-        if mask is None:
-            return
-        if mask.device.type == "cpu":
-            self._tokens = (self._tokens or 0) + int(mask.sum())
-        else:
-            count = mask.sum()
-            self._device_tokens = count if self._device_tokens is None else self._device_tokens + count
+        self._ahead.append(tokens_of(batch))
 
 
 class _CountingIterator:
@@ -180,17 +182,3 @@ class _CountingIterator:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._iterator, name)
-
-
-def token_tensor(batch: Any) -> torch.Tensor | None:
-    """A tensor whose sum is the number of non-padding tokens of a batch; None when the batch has no tokens."""
-    if not isinstance(batch, Mapping):
-        return None
-    mask = batch.get("attention_mask")
-    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
-        return mask
-    ids = batch.get("input_ids")
-    if not isinstance(ids, torch.Tensor):
-        return None
-    # Without a mask nothing is padding: padding-free and packed batches have none.
-    return torch.tensor(ids.numel())
