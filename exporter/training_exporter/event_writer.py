@@ -15,7 +15,9 @@ from training_exporter.events import Event, to_record
 #: Lines that may wait to be written before further ones are dropped (and counted): about 6 MB of memory.
 LINES_LIMIT = 20_000
 
-#: Steps that follow each other faster than this share a time of the thread: to wake it costs more than all else.
+#: What is poked for more often than this is written together. To wake a thread costs the training more than all else
+#: that happens in a step, and each time that the thread works it finds our code in none of the processor's caches. So a
+#: kill -9 may take the steps of so long a time, where they are shorter than it.
 PAUSE_SECONDS = 0.25
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ class EventWriter:
             self.dropped += 1
 
     def poke(self) -> None:
-        """There is something to write, or to fetch from the source."""
+        """There is something to write, or to fetch from the source: at once, or PAUSE_SECONDS after the last time."""
         if self._idle:
             self._idle = False
             self.wake()

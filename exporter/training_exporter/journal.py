@@ -1,7 +1,8 @@
 """The journal: every event of a run appended as one JSON line to `<output_dir>/journal.jsonl`.
 
 It is what survives a crash. Writing happens on a thread of its own, so that a slow or full disk never reaches the
-training loop; each event is handed to the kernel as soon as it comes, so that a kill -9 loses none that was logged.
+training loop; each event is handed to the kernel as soon as it comes, so that a kill -9 loses none that was logged. Of
+steps that follow each other faster than `event_writer.PAUSE_SECONDS` it may lose those of that time.
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ class Monitor:
         self._clock = Clock()
         self.linger_seconds = linger_seconds
         self.gpu: GpuCollector | None = None
-        self._lock = threading.Lock()
+        # A handler of a signal may come in between, and say something as well.
+        self._lock = threading.RLock()
         self._sinks: list[tuple[str, Sink]] = []
         self._closed = False
         self._journal: journal.JournalWriter | None = None

@@ -25,6 +25,7 @@ from tests.bench.measuring import machine
 QUESTIONS = {
     "parts": "internals",
     "step": "per_step",
+    "long-step": "long_step",
     "start": "start_up",
     "scrape": "scraping",
     "delay": "delays",
