@@ -60,7 +60,9 @@ def record(folder: Path, say: Callable[[str], None]) -> list[Scene]:
             say(f"{time.strftime('%H:%M:%S')}  {name}")
 
         def train(run: str, *options: str) -> Child:
-            command = [sys.executable, "-m", "trading_llm.train_llm", "train", "--run-name", run, "--metrics-port", "0"]
+            # As compose runs it.
+            command = [sys.executable, "-m", "training_exporter.cli", "run", "--run", run, "--port", "0", "--"]
+            command += [sys.executable, "-m", "trading_llm.train_llm", "train", "--run-name", run]
             command += ["--output-dir", str(folder / "models" / run), "--threads", "1", *options]
             say(f"{time.strftime('%H:%M:%S')}  training {run} {' '.join(options)}")
             return stack.start(run, command, environment=environment)

@@ -28,8 +28,10 @@ FOLDER = ROOT / ".screenshots"
 IMAGES = ROOT / "docs" / "images"
 PREVIEW = Path(os.environ.get("PREVIEW") or ROOT.parent / "shared" / "dashboard-preview")
 
-#: No picture: the preview draws no panels of type `trend`; the embedded model's texts are not scored.
-UNDRAWN = {"compare", "text"}
+#: No picture: the preview draws no panels of type `trend`.
+UNDRAWN = {"compare"}
+#: Dashboards of what a run leaves: at its end. The others: in its middle.
+AT_THE_END = {"text"}
 #: Of a picture: so it stays small, and looks as it is.
 COLORS = 128
 
@@ -81,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
                 for scene in recorded:
                     if dashboard.stem == "wall":
                         out = parsed.to / f"wall-{scene.name}.png"
-                    elif scene.name == "healthy":
+                    elif scene.name == ("finished" if dashboard.stem in AT_THE_END else "healthy"):
                         out = parsed.to / f"{dashboard.stem}.png"
                     else:
                         continue

@@ -133,7 +133,8 @@ class PrometheusCallback(TrainerCallback):  # type: ignore[misc]
         if self.monitor is None or not logs:
             return
         if self._steps is not None:
-            self._emit_arrived()
+            if self._steps.in_flight:
+                self._emit_arrived()
             return
         with self.monitor.guard("on_log"):
             if "loss" in logs:

@@ -105,7 +105,7 @@ def _on_host(value: object) -> bool:
 
 def _sum(tokens: torch.Tensor | int) -> int:
     # NumPy's sum stays on the thread that asks for it; torch's of a large mask takes all cores.
-    return tokens if isinstance(tokens, int) else int(tokens.numpy().sum())
+    return tokens if isinstance(tokens, int) else int(tokens.long().numpy().sum())
 
 
 def _between(start: float | None, end: float | None) -> float | None:

@@ -42,7 +42,8 @@ class StepProbe:
         self._timer: StepTimer | None = None
         #: Of the batches that the data loader has handed out and the training has not yet taken.
         self._ahead: deque[Tokens] = deque()
-        self._in_flight: deque[InFlight] = deque()
+        #: Steps whose figures have not reached the host.
+        self.in_flight: deque[InFlight] = deque()
         self._trainer: Trainer | None = None
         self._ranks_told = -math.inf
 
@@ -114,25 +115,24 @@ class StepProbe:
     def step_ended(self, step: int, epoch: float | None, processes: int, learning_rate: object) -> list[Maker]:
         """What makes the events of the step, as far as it is known, and of figures that have reached the host.
 
-        Starts afresh. `processes` of the job; `learning_rate` as the optimizer has it.
+        `processes` of the job; `learning_rate` as the optimizer has it.
         """
         notes = self._notes
-        self._notes = StepNotes()
         notes.end(step, epoch, processes, learning_rate)
         ranks = self._ranks
         if self._on_host and ranks is None:
             return [notes.events]
         notes.known_by_job, notes.host_waits = ranks is not None, self._on_host
         times = self._timer.step_ended() if self._timer is not None else None
-        if notes.losses and len(self._in_flight) < MAX_IN_FLIGHT:
-            self._in_flight.append(InFlight(notes, times, ranks))
+        if notes.losses and len(self.in_flight) < MAX_IN_FLIGHT:
+            self.in_flight.append(InFlight(notes, times, ranks))
         return [notes.step_ended, *self.arrived()]
 
     def arrived(self) -> list[Maker]:
         """What makes the events of the figures that have reached the host, oldest first."""
         makers: list[Maker] = []
-        while self._in_flight and self._in_flight[0].ready():
-            flight = self._in_flight.popleft()
+        while self.in_flight and self.in_flight[0].ready():
+            flight = self.in_flight.popleft()
             now = time.monotonic()
             if flight.processes and now >= self._ranks_told + RANKS_EVERY_SECONDS:
                 self._ranks_told = now
@@ -143,7 +143,7 @@ class StepProbe:
 
     def wait(self) -> None:
         """Block until all figures have reached the host."""
-        for flight in self._in_flight:
+        for flight in self.in_flight:
             flight.wait()
 
     def _watch_batches(self, loader: Any) -> None:
