@@ -22,7 +22,7 @@ BLOCK, SETTLE = 24, 6
 WARM_UP = 60
 
 
-#: Width of the model: its step takes about 10 ms, or 100.
+#: Width of the model: its step takes about 10 ms, or 70.
 SHORT, LONG = 128, 512
 
 
