@@ -1,14 +1,21 @@
-"""What the subcommands' arguments have in common."""
+"""What the subcommands have in common: arguments, and how they say that something is wrong."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 
 #: Exit status for input that a person can correct.
 BAD_INPUT = 2
 _MOST_SECONDS = 86_400
+
+
+def fail(command: str, message: str, status: int = BAD_INPUT) -> int:
+    """Say in one line what is wrong; the exit status."""
+    print(f"training-exporter {command}: {message}", file=sys.stderr)
+    return status
 
 
 def seconds(least: float, *, above: bool = False) -> Callable[[str], float]:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training_exporter.backtest.cli import add_paths, fail, new_state
+from training_exporter.arguments import fail
+from training_exporter.backtest.cli import add_paths, new_state
 
 if TYPE_CHECKING:
     from training_exporter.backtest import replay

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training_exporter.arguments import BAD_INPUT, seconds
+from training_exporter.arguments import fail, seconds
 
 if TYPE_CHECKING:
     from training_exporter.state import RunState
@@ -82,8 +82,3 @@ def run(arguments: argparse.Namespace) -> int:
         where = ", ".join(map(str, arguments.paths))
         return fail("backtest", f"no run that can be read in {where}")
     return 0
-
-
-def fail(command: str, message: str) -> int:
-    print(f"training-exporter {command}: {message}", file=sys.stderr)
-    return BAD_INPUT

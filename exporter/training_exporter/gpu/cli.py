@@ -11,7 +11,7 @@ from pathlib import Path
 
 from training_exporter import ports
 from training_exporter._version import __version__
-from training_exporter.arguments import BAD_INPUT, seconds
+from training_exporter.arguments import fail, seconds
 from training_exporter.gpu import replay
 from training_exporter.gpu.collector import open_gpu_collector
 from training_exporter.gpu.containers import ContainerNames
@@ -55,11 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             capture = replay.load(replay.find(arguments.replay))
         except replay.CaptureError as error:
-            return _fail(str(error), BAD_INPUT)
+            return fail("gpu", str(error))
         print(f"replaying {arguments.replay}: {capture.source}", file=sys.stderr, flush=True)
         nvml = replay.ReplayNvml(capture)
     elif arguments.docker and not _has_docker():
-        return _fail("--docker needs the Python package docker: install training-exporter[containers]", BAD_INPUT)
+        return fail("gpu", "--docker needs the Python package docker: install training-exporter[containers]")
     collector = open_gpu_collector(
         nvml=nvml,
         processes=not arguments.no_processes,
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         containers=ContainerNames() if arguments.docker and nvml is None else None,
     )
     if collector is None:
-        return _fail("no NVIDIA driver or no GPU on this machine (the reason is above); nothing to serve", NO_GPU)
+        return fail("gpu", "no NVIDIA driver or no GPU on this machine (the reason is above); nothing to serve", NO_GPU)
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -76,15 +76,15 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         endpoint = Endpoint([("gpu", collector)], lambda: title, options.from_arguments(arguments), ports.GPU_METRICS)
     except PortTaken as error:
-        return _fail(error.strerror or str(error), BAD_INPUT)  # without Python's "[Errno 98]"
+        return fail("gpu", error.strerror or str(error))  # without Python's "[Errno 98]"
     except WebConfigError as error:
-        return _fail(str(error), BAD_INPUT)
+        return fail("gpu", str(error))
     try:
         endpoint.announce(f"gpu-{socket.gethostname()}")
         print(f"GPU metrics at {endpoint.url}", flush=True)
         stop.wait()
     except OSError as error:
-        return _fail(f"{error.filename}: cannot announce the address: {error.strerror}", BAD_INPUT)
+        return fail("gpu", f"{error.filename}: cannot announce the address: {error.strerror}")
     finally:
         endpoint.close()
         collector.close()
@@ -95,9 +95,9 @@ def _record(path: Path, seconds: float) -> int:
     try:
         frames = record(Pynvml(), path, seconds=seconds)
     except NvmlError as error:
-        return _fail(f"nothing to record: {error}", NO_GPU)
+        return fail("gpu", f"nothing to record: {error}", NO_GPU)
     except OSError as error:
-        return _fail(f"{path}: cannot write: {error.strerror}", BAD_INPUT)
+        return fail("gpu", f"{path}: cannot write: {error.strerror}")
     print(f"wrote {frames} frames to {path}")
     return 0
 
@@ -106,8 +106,3 @@ def _has_docker() -> bool:
     from importlib.util import find_spec
 
     return find_spec("docker") is not None
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"training-exporter gpu: {message}", file=sys.stderr)
-    return status

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 
 from training_exporter import ports
-from training_exporter.arguments import BAD_INPUT, seconds
+from training_exporter.arguments import fail, seconds
 from training_exporter.monitor import run_name
 from training_exporter.sinks.server import PortTaken
 from training_exporter.supervise.child import CommandError
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
     command = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
     if not command or not command[0]:
-        return _fail("no command, allowed: training-exporter run [OPTIONS] -- COMMAND [ARGUMENT ...]", BAD_INPUT)
+        return fail("run", "no command, allowed: training-exporter run [OPTIONS] -- COMMAND [ARGUMENT ...]")
     try:
         return supervise(
             command,
@@ -61,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
             linger_seconds=arguments.linger_seconds,
         )
     except CommandError as error:
-        return _fail(str(error), error.status)
+        return fail("run", str(error), error.status)
     except PortTaken as error:
-        return _fail(error.strerror or str(error), BAD_INPUT)  # without Python's "[Errno 98]"
+        return fail("run", error.strerror or str(error))  # without Python's "[Errno 98]"
     except WebConfigError as error:
-        return _fail(str(error), BAD_INPUT)
+        return fail("run", str(error))
 
 
 def _program(command: list[str]) -> str:
@@ -73,8 +72,3 @@ def _program(command: list[str]) -> str:
     program = os.path.basename(command[0])
     scripts = (part for part in command[1:] if part.endswith((".py", ".sh")))
     return Path(next(scripts, program)).stem
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"training-exporter run: {message}", file=sys.stderr)
-    return status
