@@ -118,7 +118,8 @@ def test_an_agent_victoriametrics_and_vmalert_give_the_same_alerts(world: World)
     recorded = Prometheus(storage.url)
     for rule in world.prometheus.rules():
         if rule["type"] == "recording" and rule["name"].startswith("run:llm_training_state:"):
-            assert len(recorded.query(rule["name"])) == RUNS, rule["name"]
+            found = rule["name"]
+            assert wait_until(lambda found=found: len(recorded.query(found)) == RUNS), found  # written in pieces
     # The message is the same one, but for the figures of the moment.
     there, here = texts(scaled.alerts(rules.url)), texts(world.prometheus.alerts())
     assert {alert: there.get(alert) for alert in here} == here
