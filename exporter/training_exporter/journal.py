@@ -178,12 +178,9 @@ class JournalWriter(EventWriter):
         #: Whole lines that the file has not yet, and how many bytes of the first one it has.
         self._backlog = bytearray()
         self._begun = 0
+        #: Events that a disk would not take so far.
+        self.waiting = 0
         super().__init__(on_problem, source)
-
-    @property
-    def waiting(self) -> int:
-        """Events that a disk would not take so far."""
-        return self._backlog.count(b"\n")
 
     def _write(self, lines: list[bytes]) -> None:
         for line in lines:
@@ -195,6 +192,7 @@ class JournalWriter(EventWriter):
                 self._close_file()
             what = error.strerror if isinstance(error, OSError) else error
             self._complain(f"cannot be written: {what}; events wait in memory until it can be")
+        self.waiting = self._backlog.count(b"\n")
 
     def _release(self) -> None:
         self._write([])

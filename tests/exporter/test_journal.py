@@ -222,6 +222,22 @@ def test_what_a_full_disk_did_not_take_is_written_once_there_is_room(small_disk:
     assert skipped.lines == [], "the line in which the disk became full was completed"
 
 
+def test_what_is_on_its_way_to_the_disk_does_not_wait_for_it(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watched(JournalWriter):
+        def _hand_over(self) -> None:
+            seen.append(self.waiting)
+            super()._hand_over()
+
+    writer = Watched(tmp_path / "journal.jsonl")
+    for step in range(1, 4):
+        writer.put(loss(step))
+        writer.flush()
+    writer.close()
+    assert set(seen) == {0}
+
+
 def test_what_a_disk_never_takes_is_counted_and_the_next_process_goes_on(small_disk: Path) -> None:
     path = small_disk / "journal.jsonl"
     writer = JournalWriter(path, lambda problem: None)
