@@ -59,6 +59,9 @@ OF_STEPS = (StepEnded, LossLogged)
 #: Called with each event after the state has taken it. An error is logged once and counted, never passed on.
 Sink = Callable[[Event, RunState], None]
 
+#: Makes the events of a step, once and on any thread.
+Maker = Callable[[], tuple[Event, ...]]
+
 
 def run_name(output_dir: str | os.PathLike[str] | None, now: float | None = None) -> str:
     """A name that no other run has: the output directory's and the time of the start (UTC)."""
@@ -106,7 +109,7 @@ class Monitor:
             profile = load_profile(Path(profile))
         self._state = RunState(profile)
         #: What makes the events that are still to be taken.
-        self._untaken: deque[Callable[[], tuple[Event, ...]]] = deque()
+        self._untaken: deque[Maker] = deque()
         self.errors: Counter[str] = Counter()
         self._guards: dict[str, Guard] = {}
         self._clock = Clock()
@@ -196,7 +199,7 @@ class Monitor:
             for writer in self._writers:
                 writer.wake()
 
-    def emit_steps(self, makers: Sequence[Callable[[], tuple[Event, ...]]]) -> None:
+    def emit_steps(self, makers: Sequence[Maker]) -> None:
         """Take the events of steps that `makers` give, as `emit` does. They are made where that costs the training
         least: soon, once, in their order, on any thread."""
         if self._sinks:

@@ -12,15 +12,12 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from training_exporter.events import Event
-from training_exporter.monitor import Monitor
+from training_exporter.monitor import Maker, Monitor
 from training_exporter.sources.huggingface.device import InFlight, StepTimer
 from training_exporter.sources.huggingface.notes import StepNotes, Tokens, tokens_of
 
 #: Seconds between two events about the processes of a job.
 RANKS_EVERY_SECONDS = 2.0
-
-Maker = Callable[[], tuple[Event, ...]]
 
 #: Steps whose figures may be on their way from the device; beyond that a step is left out rather than waited for.
 MAX_IN_FLIGHT = 32
