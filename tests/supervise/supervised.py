@@ -21,7 +21,6 @@ from training_exporter import RunState, journal
 TRAINING = """
 import ctypes, os, signal, sys, time
 from training_exporter import Monitor, events
-from training_exporter.event_writer import PAUSE_SECONDS
 out, steps, run = sys.argv[1], int(sys.argv[2]), sys.argv[3] or None
 monitor = Monitor(run, output_dir=out, gpu=False)
 monitor.emit(events.RunStarted(time=time.time(), run=monitor.run, max_steps=1000))
@@ -30,7 +29,8 @@ def step(number):
     monitor.emit(events.LossLogged(time=time.time(), step=number, loss=2.0))
 for number in range(1, steps + 1):
     step(number)
-time.sleep(PAUSE_SECONDS + 0.15)  # all is written
+for writer in monitor._writers:
+    writer.flush()
 print("ready", flush=True)
 """
 

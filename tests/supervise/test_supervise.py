@@ -16,6 +16,7 @@ import pytest
 from supervised import Supervised, child_of, ready, start, stop, train, wait_until
 
 from training_exporter import journal
+from training_exporter.event_writer import PAUSE_SECONDS
 from training_exporter.events import RunEnded, StepEnded
 
 
@@ -92,7 +93,7 @@ def test_every_end_is_named(tmp_path: Path, watched: Watch, then: str, state: st
 def test_kill_9_at_a_random_moment_loses_no_event_that_the_journal_had(tmp_path: Path, watched: Watch) -> None:
     run = watched(train(tmp_path, "for number in range(21, 10**6): step(number); time.sleep(0.0005)"))
     pid = ready(run)
-    time.sleep(random.uniform(0, 1))
+    time.sleep(PAUSE_SECONDS + random.uniform(0, 1))  # the first of its steps is in the journal by then
     os.kill(pid, signal.SIGKILL)
     assert run.last_page() == ("failed", "killed by SIGKILL (exit status 137)", 137)
     [*_, last_step] = [event.step for event in journal.read(run.journal) if isinstance(event, StepEnded)]
@@ -105,7 +106,9 @@ def test_the_last_step_is_shown_after_kill_9(tmp_path: Path, watched: Watch) -> 
     run = watched(train(tmp_path, "time.sleep(60)", steps=33))
     os.kill(ready(run), signal.SIGKILL)
     page = {}
-    assert wait_until(lambda: page.update(run.page()) or page[("llm_training_state", (("state", "failed"),))] == 1)
+    # The last to come: the run is said to have failed before.
+    assert wait_until(lambda: page.update(run.page()) or ("llm_training_process_exit_status", ()) in page)
+    assert page[("llm_training_state", (("state", "failed"),))] == 1
     assert page[("llm_training_steps_total", ())] == 33
     assert page[("llm_training_process_exit_status", ())] == 137
     assert page[("llm_training_processes", ())] == 0
